@@ -1,0 +1,1 @@
+"""Train SDXL LoRAs with PyTorch alone: nothing in this package knows that ComfyUI exists."""
