@@ -1,0 +1,74 @@
+import pytest
+from PIL import Image
+from sdxl_trainer.trainer.config import DatasetConfig
+from sdxl_trainer.trainer.dataset import load_dataset
+from sdxl_trainer.trainer.dataset_report import describe
+
+
+def fill(root, count, size=(128, 128), first=0):
+    root.mkdir(parents=True, exist_ok=True)
+    for index in range(first, first + count):
+        Image.new("RGB", size, (index, 0, 0)).save(root / f"{index}.png")
+    return root
+
+
+def report(root, batch_size=1, **settings):
+    return describe(load_dataset(root, DatasetConfig(resolution=128, **settings)), batch_size)
+
+
+def test_the_arithmetic_reads_as_people_write_it(tmp_path):
+    text = report(fill(tmp_path / "a", 10), 4, repeats=20)
+    assert "10 pictures x 20 repeats / batch 4 = 50 steps an epoch." in text
+    assert "one by one" not in text
+
+
+def test_buckets_that_do_not_divide_are_counted_one_by_one(tmp_path):
+    fill(tmp_path / "a", 3)
+    text = report(fill(tmp_path / "a", 2, (256, 64), first=3), 4)
+    assert "5 pictures x 1 repeat / batch 4 = 2 steps an epoch." in text
+    assert "1 + 1 = 2 steps" not in text  # the plain sum is right here, so nothing is added
+    text = report(tmp_path / "a", 2)
+    assert "2 + 1 = 3 steps" not in text
+    fill(tmp_path / "a", 2, (64, 256), first=5)
+    assert "1 + 1 + 1 = 3 steps an epoch." in report(tmp_path / "a", 4)
+
+
+def test_different_repeats_are_summed(tmp_path):
+    fill(tmp_path / "a" / "3_cat", 2)
+    fill(tmp_path / "a", 1, first=7)
+    assert "1 picture x 1 repeat + 2 pictures x 3 repeats = 7 samples; / batch 7 = 1 step" in report(
+        tmp_path / "a", 7
+    )
+
+
+def test_each_bucket_says_what_is_in_it(tmp_path):
+    fill(tmp_path / "a", 3)
+    text = report(fill(tmp_path / "a", 1, (256, 64), first=3), 2, repeats=2)
+    assert " 128 x 128   3 pictures, 6 samples, 3 batches an epoch" in text
+    assert " 256 x 64    1 picture, 2 samples, 1 batch an epoch" in text
+
+
+def test_captions_say_where_they_come_from_with_an_example(tmp_path):
+    fill(tmp_path / "a", 3)
+    (tmp_path / "a" / "0.txt").write_text("a hat")
+    text = report(tmp_path / "a", trigger="zorp")
+    assert "1 picture: from .txt file, such as 0.png: zorp, a hat" in text
+    assert "2 pictures: no caption found, such as 1.png: zorp" in text
+    assert "write: zorp" in text
+    assert "0 captions had it, it was put in front of 1" in text
+
+
+def test_everything_left_out_is_there_with_the_reason(tmp_path):
+    fill(tmp_path / "a", 1)
+    (tmp_path / "a" / "bad.png").write_bytes(b"")
+    text = report(tmp_path / "a")
+    assert "Left out (1):\n  bad.png is empty (0 bytes)" in text
+
+
+@pytest.mark.parametrize("count", [20, 23])
+def test_long_lists_end_with_how_many_more(tmp_path, count):
+    fill(tmp_path / "a", 1)
+    for index in range(count):
+        (tmp_path / "a" / f"bad{index}.png").write_bytes(b"")
+    assert ("  and 3 more" in report(tmp_path / "a")) == (count == 23)
+    assert f"Left out ({count}):" in report(tmp_path / "a")

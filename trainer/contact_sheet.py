@@ -1,0 +1,203 @@
+"""Pictures with their captions on one sheet: a dataset as it will be cropped, or before beside after."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .captions import holds_trigger
+from .dataset import TrainingSet
+
+_PAPER = "#f4f4f1"
+_CARD = "#ffffff"
+_MAT = "#e6e6e0"
+_INK = "#222222"
+_FAINT = "#6b6b6b"
+_HIGHLIGHT = "#b3380f"
+_GAP = 14
+_MAX_CAPTION_LINES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SheetStyle:
+    """What a sheet shows besides pictures and captions.
+
+    `tile` is the side of the square that each picture is fitted into, pixels; `labels` are short grey
+    lines above the captions; `highlight` is coloured where a caption holds it.
+    """
+
+    tile: int = 256
+    labels: Sequence[str] = ()
+    row_titles: Sequence[str] = ()
+    column_titles: Sequence[str] = ()
+    highlight: str = ""
+
+
+def contact_sheet(
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    columns: int,
+    style: SheetStyle | None = None,
+) -> Image.Image:
+    """Lay pictures out in rows of `columns`, each over its caption.
+
+    Args:
+        images: row by row; each is scaled to fit into its tile.
+        captions: one for each picture, or none at all; long ones end in an ellipsis.
+        columns: pictures in a row.
+        style: tile size, titles and labels.
+
+    Returns:
+        The sheet, mode RGB, no wider than `columns` tiles and the row titles need.
+    """
+    style = style or SheetStyle()
+    columns = max(1, min(columns, len(images)))
+    texts = [_wrap(text, style.tile, _font(_caption_size(style))) for text in captions]
+    grid = _Grid(style, columns, len(images), texts)
+    sheet = Image.new("RGB", grid.size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _draw_titles(draw, grid, style)
+    for index, image in enumerate(images):
+        left, top = grid.place(index)
+        draw.rectangle((left, top, left + style.tile - 1, top + grid.card_height(index) - 1), fill=_CARD)
+        draw.rectangle((left, top, left + style.tile - 1, top + style.tile - 1), fill=_MAT)
+        fitted = _fit(image, style.tile)
+        sheet.paste(
+            fitted, (left + (style.tile - fitted.width) // 2, top + (style.tile - fitted.height) // 2)
+        )
+        _draw_text(draw, grid, index, texts[index] if index < len(texts) else [])
+    return sheet
+
+
+def dataset_sheet(dataset: TrainingSet, max_pictures: int = 48) -> Image.Image:
+    """The pictures of a dataset as they are cropped, with size, file name and caption.
+
+    Raises:
+        InputError: a file is gone or has changed.
+    """
+    shown = _evenly(len(dataset.pictures), max_pictures)
+    labels = []
+    for index in shown:
+        width, height = dataset.variants[index][0].bucket
+        name = " ".join(dataset.pictures[index].name.split())
+        labels.append(f"{width}x{height}  {name}")
+    columns = min(8, max(1, round((len(shown) * 1.4) ** 0.5)))
+    style = SheetStyle(labels=labels, highlight=dataset.trigger_words)
+    return contact_sheet(
+        [_fit(dataset.crop_picture(dataset.variants[index][0]), style.tile) for index in shown],
+        [dataset.pictures[index].captions[0] or "(no caption)" for index in shown],
+        columns,
+        style,
+    )
+
+
+class _Grid:
+    """Where each picture and its text stand, in pixels."""
+
+    def __init__(self, style: SheetStyle, columns: int, num_images: int, texts: list[list[str]]) -> None:
+        self.style = style
+        self.columns = columns
+        self.line_height = round(_caption_size(style) * 1.35)
+        self.label_height = self.line_height if style.labels else 0
+        rows = [texts[start : start + columns] for start in range(0, num_images, columns)]
+        self._text_heights = [
+            max((len(lines) for lines in row), default=0) * self.line_height for row in rows
+        ]
+        self.titles_width = style.tile * 3 // 4 if style.row_titles else 0
+        heading = [_wrap(title, style.tile, _font(_title_size(style))) for title in style.column_titles]
+        self.titles_height = max(map(len, heading), default=0) * round(_title_size(style) * 1.35)
+        self.row_tops: list[int] = []
+        top = _GAP + (self.titles_height + _GAP if self.titles_height else 0)
+        for row in range(len(rows)):
+            self.row_tops.append(top)
+            top += self.card_height(row * columns) + _GAP
+        self.size = (_GAP + self.titles_width + columns * (style.tile + _GAP), top)
+
+    def card_height(self, index: int) -> int:
+        text = self._text_heights[index // self.columns] + self.label_height
+        return self.style.tile + (text + _GAP if text else 0)
+
+    def place(self, index: int) -> tuple[int, int]:
+        row, column = divmod(index, self.columns)
+        return _GAP + self.titles_width + column * (self.style.tile + _GAP), self.row_tops[row]
+
+
+def _draw_titles(draw: ImageDraw.ImageDraw, grid: _Grid, style: SheetStyle) -> None:
+    font = _font(_title_size(style))
+    spacing = round(_title_size(style) * 1.35)
+    for column, title in enumerate(style.column_titles[: grid.columns]):
+        left = grid.place(column)[0]
+        for number, line in enumerate(_wrap(title, style.tile, font)):
+            draw.text((left, _GAP + number * spacing), line, fill=_INK, font=font)
+    for top, title in zip(grid.row_tops, style.row_titles, strict=False):
+        for number, line in enumerate(_wrap(title, grid.titles_width - _GAP, font, style.tile // spacing)):
+            draw.text((_GAP, top + number * spacing), line, fill=_INK, font=font)
+
+
+def _draw_text(draw: ImageDraw.ImageDraw, grid: _Grid, index: int, lines: list[str]) -> None:
+    left, top = grid.place(index)
+    left, top = left + _GAP // 2, top + grid.style.tile + _GAP // 2
+    font = _font(_caption_size(grid.style))
+    if index < len(grid.style.labels):
+        label = _wrap(grid.style.labels[index], grid.style.tile, font, 1)
+        draw.text((left, top), label[0] if label else "", fill=_FAINT, font=font)
+    words = grid.style.highlight.lower().split()
+    bright = bool(words) and holds_trigger(" ".join(lines), grid.style.highlight)
+    for number, line in enumerate(lines):
+        x, y = float(left), top + grid.label_height + number * grid.line_height
+        for word in line.split():
+            color = _HIGHLIGHT if bright and word.lower().strip(",.;:!?()\"'") in words else _INK
+            draw.text((x, y), word, fill=color, font=font)
+            x += font.getlength(word + " ")
+
+
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont, most: int = _MAX_CAPTION_LINES) -> list[str]:
+    """Break a text into lines of at most `width` pixels less a margin; the last may end in an ellipsis."""
+    room = width - _GAP
+    lines: list[str] = []
+    rest = text.split()
+    while rest and len(lines) < most:
+        line = _clip(rest.pop(0), room, font)
+        while rest and font.getlength(f"{line} {rest[0]}") <= room:
+            line = f"{line} {rest.pop(0)}"
+        lines.append(line)
+    if rest:
+        lines[-1] = _clip(lines[-1] + "...", room, font)
+    return lines
+
+
+def _clip(text: str, room: int, font: ImageFont.FreeTypeFont) -> str:
+    if font.getlength(text[:500]) <= room and len(text) <= 500:
+        return text
+    kept = text[:500].removesuffix("...")
+    while kept and font.getlength(kept + "...") > room:
+        kept = kept[:-1]
+    return kept.rstrip() + "..."
+
+
+def _fit(image: Image.Image, side: int) -> Image.Image:
+    scale = side / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    image = image.convert("RGB")
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _evenly(total: int, most: int) -> list[int]:
+    """At most `most` indices below `total`, evenly spread."""
+    return list(range(total)) if total <= most else [number * total // most for number in range(most)]
+
+
+def _caption_size(style: SheetStyle) -> int:
+    return max(11, style.tile // 18)
+
+
+def _title_size(style: SheetStyle) -> int:
+    return max(13, style.tile // 14)
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
