@@ -1,0 +1,134 @@
+"""What a run needs in order to go on as if it had never stopped, as safetensors and JSON only.
+
+One file per checkpoint, `step-000500.safetensors`: the numbers as tensors, everything else as JSON in
+the header, and a digest over both. A file that is half written, cut off or altered is never taken.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .atomic_file import write_atomically
+from .errors import InputError
+
+FORMAT = 1
+KEPT_STATES = 2
+"""The newest, and the one before for when the newest is damaged."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainState:
+    """A run after `step` optimizer steps.
+
+    `tensors` lie on the CPU; `figures` are plain JSON values; `fingerprint` names the run's settings,
+    model and dataset.
+    """
+
+    step: int
+    fingerprint: str
+    tensors: Mapping[str, Tensor]
+    figures: Mapping[str, Any]
+
+
+def state_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}.safetensors"
+
+
+def save_state(folder: Path, state: TrainState) -> Path:
+    """Write a state beside the older ones, and only then remove those no longer needed.
+
+    Raises:
+        OSError: it could not be written; the older ones are as they were.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = state_path(folder, state.step)
+    head = {"format": FORMAT, "step": state.step, "fingerprint": state.fingerprint, **state.figures}
+    text = json.dumps(head, sort_keys=True)
+    content = safetensors.torch.save(
+        dict(state.tensors), {"state": text, "digest": _digest(text, state.tensors)}
+    )
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    for old in list_states(folder)[KEPT_STATES:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_states(folder: Path) -> list[Path]:
+    """The states in a folder, newest first, unread."""
+    found = [p for p in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d+", p.stem)]
+    return sorted(found, key=lambda p: int(p.stem.removeprefix("step-")), reverse=True)
+
+
+def load_newest_state(folder: Path, fingerprint: str) -> tuple[TrainState | None, list[str]]:
+    """The newest state that is whole and belongs to this run, and a sentence for each that is not.
+
+    Raises:
+        InputError: a state was written by a newer version of the trainer.
+    """
+    notes = []
+    for path in list_states(folder):
+        try:
+            state = _read_state(path)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            notes.append(f"{path.name} is damaged ({type(error).__name__}) and was passed over")
+            continue
+        if state.fingerprint == fingerprint:
+            return state, notes
+        notes.append(f"{path.name} belongs to other settings and was passed over")
+    return None, notes
+
+
+def _read_state(path: Path) -> TrainState:
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    text = metadata["state"]
+    if metadata["digest"] != _digest(text, tensors):
+        raise ValueError("digest differs")
+    head = json.loads(text)
+    if head["format"] > FORMAT:
+        raise InputError(
+            f"{path.name} was written by a newer version of SDXL Trainer: update it, or choose a new name"
+        )
+    figures = {k: v for k, v in head.items() if k not in ("format", "step", "fingerprint")}
+    return TrainState(head["step"], head["fingerprint"], tensors, figures)
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The moments of an optimizer by "<parameter number>.<name>", copied to the CPU."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": value.detach().to("cpu", copy=True).contiguous()
+        for number, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, for an optimizer over the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
