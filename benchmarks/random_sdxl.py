@@ -96,9 +96,8 @@ def main() -> None:
     started = time.monotonic()
     with torch.no_grad():
         write_checkpoint(options.file)
-    print(
-        f"{options.file.name}: {options.file.stat().st_size / 1e9:.1f} GB in {time.monotonic() - started:.0f} s"
-    )
+    gigabytes, seconds = options.file.stat().st_size / 1e9, time.monotonic() - started
+    print(f"{options.file.name}: {gigabytes:.1f} GB in {seconds:.0f} s")
 
 
 if __name__ == "__main__":

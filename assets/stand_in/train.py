@@ -1,8 +1,9 @@
 """Train the stand-in model `assets/tiny_sdxl` from scratch: python assets/stand_in/train.py --merges FILE.
 
 A real SDXL in small: two CLIP text encoders on CLIP's own vocabulary, size and crop conditioning, a
-4-channel autoencoder whose latents keep SDXL's scale of 0.13025. First the autoencoder learns on
-cluttered pictures, then denoiser and text encoders learn together on captioned scenes.
+4-channel autoencoder whose latents keep SDXL's scale of 0.13025. First the autoencoder learns on crops of
+cluttered pictures, then its decoder alone on whole pictures, then denoiser and text encoders learn together
+on captioned scenes. `--start FOLDER` goes on from earlier weights; a stage of 0 steps is left out.
 """
 
 import argparse
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 SIDE = 128
 LATENT_SCALE = 0.13025
 AUTOENCODER_BATCH, AUTOENCODER_RATE = 16, 8e-4
+DECODER_BATCH, DECODER_RATE = 8, 1e-3
 DENOISER_BATCH, DENOISER_RATE = 32, 1.2e-3
 
 
@@ -124,6 +126,38 @@ def train_autoencoder(model: AutoencoderKL, steps: int) -> None:
             logger.info("autoencoder step %d: mean error %.4f, %.0f s", step, mean_error, spent)
 
 
+def train_decoder(model: AutoencoderKL, pictures: Tensor, steps: int) -> None:
+    """Polish the decoder on whole pictures; the encoder, and so every latent, stays as it is.
+
+    Its normalisation has one channel a group here, so colours depend on the size of what it sees.
+    """
+    rng, generator = random.Random(11), torch.Generator().manual_seed(11)
+    clutter = torch.stack([to_pixels(draw_clutter(SIDE, rng)) for _ in range(600)])
+    pool = torch.cat([pictures[:1800], clutter])
+    with torch.no_grad():
+        latents = torch.cat([model.encode(chunk).latent_dist.mean for chunk in pool.split(50)])
+    parameters = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=DECODER_RATE)
+    started = time.monotonic()
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = cosine_rate(step, steps, DECODER_RATE)
+        picks = torch.randint(0, len(pool), (DECODER_BATCH,), generator=generator)
+        blurred = latents[picks] + 0.05 / LATENT_SCALE * torch.randn(
+            latents[picks].shape, generator=generator
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            reconstruction = model.decode(blurred).sample.float()
+        error = reconstruction - pool[picks]
+        loss = error.square().mean() + error.abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if step % 50 == 0:
+            mean_error, spent = error.abs().mean().item(), time.monotonic() - started
+            logger.info("decoder step %d: mean error %.4f, %.0f s", step, mean_error, spent)
+
+
 @torch.no_grad()
 def scale_latents(model: AutoencoderKL, pictures: Tensor) -> None:
     """Fold a factor into the 1x1 convolutions so that latents x 0.13025 have a deviation of one."""
@@ -142,8 +176,10 @@ class Conditioner(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.small, self.large = new_text_encoders()
+        self.tokenizers: list[CLIPTokenizer] = []
 
-    def forward(self, ids_small: Tensor, ids_large: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        ids_small, ids_large = (tokenize(t, captions) for t in self.tokenizers)
         states_small = self.small(ids_small, output_hidden_states=True).hidden_states[-2]
         large = self.large(ids_large, output_hidden_states=True)
         return torch.cat([states_small, large.hidden_states[-2]], dim=-1), large.text_embeds
@@ -176,8 +212,8 @@ def train_denoiser(
     conditioner: Conditioner,
     latents: Tensor,
     scenes: list[Scene],
-    tokenizers: tuple[CLIPTokenizer, CLIPTokenizer],
     steps: int,
+    rate: float,
 ) -> None:
     """Train denoiser and text encoders together, and leave the averaged weights in them."""
     schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -186,7 +222,7 @@ def train_denoiser(
     others = [p for p in [*unet.parameters(), *conditioner.parameters()] if id(p) not in ids]
     # decay would shrink the rows of words that no caption holds
     groups = [{"params": others, "weight_decay": 0.01}, {"params": tables, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=DENOISER_RATE)
+    optimizer = torch.optim.AdamW(groups, lr=rate)
     parameters = [*others, *tables]
     averages = [p.detach().clone() for p in parameters]
 
@@ -194,15 +230,14 @@ def train_denoiser(
     started, smoothed = time.monotonic(), 1.0
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, steps, DENOISER_RATE)
+            group["lr"] = cosine_rate(step, steps, rate)
         picks = [rng.randrange(len(scenes)) for _ in range(DENOISER_BATCH)]
         captions = [vary_caption(scenes[i], rng) for i in picks]
-        ids_small, ids_large = (tokenize(t, captions) for t in tokenizers)
         clean = latents[picks]
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = torch.randint(0, 1000, (DENOISER_BATCH,), generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
-            embeds, pooled = conditioner(ids_small, ids_large)
+            embeds, pooled = conditioner(captions)
             conditions = {"text_embeds": pooled, "time_ids": vary_time_ids(DENOISER_BATCH, generator)}
             noisy = schedule.add_noise(clean, noise, timesteps)
             prediction = unet(noisy, timesteps, embeds, added_cond_kwargs=conditions).sample
@@ -247,36 +282,55 @@ def save(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, condition
     pipeline.scheduler.save_pretrained(folder / "scheduler")
 
 
-def main() -> None:
+def load_start(folder: Path) -> tuple[AutoencoderKL, Conditioner, UNet2DConditionModel]:
+    """The networks of an earlier run, in single precision."""
+    conditioner = Conditioner()
+    conditioner.small = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
+    conditioner.large = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").float()
+    vae = AutoencoderKL.from_pretrained(folder / "vae").float()
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet").float()
+    return vae, conditioner, unet.train()
+
+
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--merges", type=Path, required=True, help="bpe_simple_vocab_16e6.txt.gz of CLIP")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "tiny_sdxl")
+    parser.add_argument("--start", type=Path, help="go on from this model")
     parser.add_argument("--autoencoder-steps", type=int, default=2500)
+    parser.add_argument("--decoder-steps", type=int, default=800)
     parser.add_argument("--denoiser-steps", type=int, default=6000)
+    parser.add_argument("--denoiser-rate", type=float, default=DENOISER_RATE)
     parser.add_argument("--pictures", type=int, default=12000)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(0)
-
     write_tokenizer(options.merges, options.out / "tokenizer", pad_token="<|endoftext|>")
     write_tokenizer(options.merges, options.out / "tokenizer_2", pad_token="!")
-    tokenizers = tuple(CLIPTokenizer.from_pretrained(options.out / n) for n in ("tokenizer", "tokenizer_2"))
-
-    vae = new_autoencoder()
-    conditioner = Conditioner()
-    unet = new_denoiser(context=16 + 24, pooled=24)
-    train_autoencoder(vae, options.autoencoder_steps)
-    vae.eval().requires_grad_(False)
 
     rng = random.Random(3)
     scenes = [random_scene(rng) for _ in range(options.pictures)]
     pictures = torch.stack([to_pixels(draw_scene(scene, SIDE, rng)) for scene in scenes])
-    scale_latents(vae, pictures[:500])
-    with torch.no_grad():
-        latents = (
-            torch.cat([vae.encode(chunk).latent_dist.mean for chunk in pictures.split(50)]) * LATENT_SCALE
-        )
-    train_denoiser(unet, conditioner, latents, scenes, tokenizers, options.denoiser_steps)
+    if options.start:
+        vae, conditioner, unet = load_start(options.start)
+    else:
+        vae, conditioner, unet = new_autoencoder(), Conditioner(), new_denoiser(context=16 + 24, pooled=24)
+        train_autoencoder(vae, options.autoencoder_steps)
+        scale_latents(vae, pictures[:500])
+    if options.decoder_steps:
+        train_decoder(vae, pictures, options.decoder_steps)
+    if options.denoiser_steps:
+        with torch.no_grad():
+            means = [vae.encode(chunk).latent_dist.mean for chunk in pictures.split(50)]
+        conditioner.tokenizers = [
+            CLIPTokenizer.from_pretrained(options.out / name) for name in ("tokenizer", "tokenizer_2")
+        ]
+        latents = torch.cat(means) * LATENT_SCALE
+        train_denoiser(unet, conditioner, latents, scenes, options.denoiser_steps, options.denoiser_rate)
     save(options.out, vae.float(), unet, conditioner)
 
 
