@@ -1,0 +1,1 @@
+"""The nodes that ComfyUI shows: thin classes that unpack their inputs, call `trainer` and return."""

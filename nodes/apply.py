@@ -1,0 +1,153 @@
+"""ApplyLoRA: a LoRA from a wire or a file onto MODEL and CLIP, with proof that all of it was applied."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer.errors import InputError
+from .comfy_bridge.folders import lora_choices, lora_file
+from .comfy_bridge.lora_patches import apply_lora, check_keys
+from .widgets import CATEGORY
+
+NO_FILE = "none"
+TRIGGER_KEY = "modelspec.trigger_phrase"
+
+
+class ApplyLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SDXLTrainer_ApplyLoRA",
+            display_name="Apply LoRA",
+            category=CATEGORY,
+            description="Applies a LoRA like ComfyUI's own loader, but fails when any part does not fit, "
+            "and tells the trigger words.",
+            inputs=_inputs(),
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str = NO_FILE, checkpoint_step: int = 0, **_: Any) -> str:
+        if lora_name == NO_FILE:
+            return NO_FILE
+        path = _checkpoint(lora_file(lora_name), checkpoint_step)
+        state = path.stat()
+        return f"{path.name} {state.st_size} {state.st_mtime_ns}"
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        lora_name: str,
+        strength_model: float,
+        strength_clip: float,
+        checkpoint_step: int,
+        lora: Any = None,
+    ) -> io.NodeOutput:
+        tensors, trigger_words, name = _read(lora, lora_name, checkpoint_step)
+        if strength_model == 0 and strength_clip == 0:
+            return io.NodeOutput(model, clip, trigger_words, f"{name}: strength 0, not applied")
+        count = check_keys(model, clip, tensors, name)
+        patched_model, patched_clip = apply_lora(model, clip, tensors, strength_model, strength_clip)
+        report = (
+            f"{name}: applied {len(tensors)} keys to {count}, "
+            f"strength {strength_model:g} on the model and {strength_clip:g} on CLIP"
+        )
+        return io.NodeOutput(patched_model, patched_clip, trigger_words, report)
+
+
+def _read(lora: Any, lora_name: str, checkpoint_step: int) -> tuple[Mapping[str, Any], str, str]:
+    """Tensors, trigger words and file name of what is wired or chosen.
+
+    Raises:
+        InputError: nothing is wired or chosen, or there is no such file.
+    """
+    from ..trainer.lora_file import read_lora
+
+    if isinstance(lora, str) and lora:
+        path = lora_file(lora)
+    elif isinstance(lora, Mapping):
+        path = getattr(lora, "path", None)
+        if path is None and checkpoint_step:
+            raise InputError(
+                f"checkpoint_step is {checkpoint_step}, but the wired LoRA comes from no file: set it to 0"
+            )
+        if path is None:
+            return lora, "", "the wired LoRA"
+    elif lora_name != NO_FILE:
+        path = lora_file(lora_name)
+    else:
+        raise InputError("no LoRA: wire one to 'lora', or choose a file in 'lora_name'")
+    path = _checkpoint(path, checkpoint_step)
+    content = read_lora(path)
+    return content.tensors, content.metadata.get(TRIGGER_KEY, ""), path.name
+
+
+def _checkpoint(path: Path, step: int) -> Path:
+    """The file of an earlier step of the same run, which lies beside the final one."""
+    if step == 0:
+        return path
+    kept = path.with_name(f"{path.stem}-step{step:06d}.safetensors")
+    if not kept.is_file():
+        there = sorted(
+            int(p.stem.rpartition("-step")[2])
+            for p in path.parent.glob(f"{path.stem}-step*[0-9].safetensors")
+        )
+        choice = (
+            f"there are steps {', '.join(map(str, there))}" if there else "there are no checkpoints of it"
+        )
+        raise InputError(
+            f"checkpoint_step is {step}, but {kept.name} does not exist: {choice}; 0 = the file itself"
+        )
+    return kept
+
+
+def _inputs() -> list[io.Input]:
+    strength = {"default": 1.0, "min": -20.0, "max": 20.0, "step": 0.01}
+    return [
+        io.Model.Input("model", tooltip="SDXL model that the LoRA is applied to."),
+        io.Clip.Input("clip", tooltip="CLIP of the same checkpoint."),
+        io.Combo.Input(
+            "lora_name",
+            options=[NO_FILE, *lora_choices()],
+            default=NO_FILE,
+            tooltip="File of the loras folder, used when nothing is wired to lora; press R to refresh.",
+        ),
+        io.Float.Input(
+            "strength_model",
+            **strength,
+            tooltip="How strongly the model is changed, 0.6 to 1.2; 0 = not at all.",
+        ),
+        io.Float.Input(
+            "strength_clip",
+            **strength,
+            tooltip="How strongly CLIP is changed, if the LoRA holds any of it; 0 = not at all.",
+        ),
+        io.Int.Input(
+            "checkpoint_step",
+            default=0,
+            min=0,
+            max=10_000_000,
+            tooltip="Step of an earlier checkpoint kept beside the file, such as 500; 0 = the file itself.",
+        ),
+        io.MultiType.Input(
+            "lora",
+            types=[io.LoraModel, io.String],
+            optional=True,
+            tooltip="LoRA or file name from Train SDXL LoRA; goes before lora_name.",
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        io.Model.Output("patched_model", display_name="model", tooltip="The model with the LoRA applied."),
+        io.Clip.Output("patched_clip", display_name="clip", tooltip="CLIP with the LoRA applied."),
+        io.String.Output(
+            "trigger_words", display_name="trigger_words", tooltip="Words that a prompt must hold, if any."
+        ),
+        io.String.Output("report", display_name="report", tooltip="How many weights were changed, and how."),
+    ]

@@ -1,0 +1,89 @@
+"""Whether two runs would train on the same weights: a digest of shapes, strided samples and patches.
+
+Reading 7 GB would take longer than many runs; a fixed number of values of each tensor tells two
+checkpoints apart, because fine-tuning and merging move nearly every weight.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NUM_SAMPLES = 16  # values of each tensor
+# no SDXL checkpoint holds it and nothing reads it: ComfyUI leaves it uninitialised
+UNUSED = "clip_l.transformer.text_projection.weight"
+
+
+def weights_fingerprint(model: Any, clip: Any, vae: Any) -> str:
+    """64 hex digits that change with the weights, patches and sampling of the three inputs."""
+    digest = hashlib.sha256()
+    for patcher in (model, clip.patcher, vae.patcher):
+        _add_weights(digest, patcher)
+        _add_patches(digest, patcher)
+    sampling = model.get_model_object("model_sampling")
+    digest.update(repr([base.__name__ for base in type(sampling).__mro__]).encode())
+    digest.update(_numbers([sampling.sigmas]).tobytes())
+    digest.update(f"clip layer {clip.layer_idx}".encode())
+    return digest.hexdigest()
+
+
+def _add_weights(digest: Any, patcher: Any) -> None:
+    """Base weights: what the backup holds where patches are merged at present."""
+    names, tensors = [], []
+    for name, weight in sorted(patcher.model.named_parameters()):
+        if name == UNUSED:
+            continue
+        base = patcher.backup[name].weight if name in patcher.backup else weight
+        names.append(f"{name}{tuple(base.shape)}{_kind(base)}")
+        tensors.append(base)
+    digest.update("\n".join(names).encode())
+    digest.update(_numbers(tensors).tobytes())
+
+
+def _kind(tensor: Tensor) -> str:
+    """The class of a quantised tensor; plain ones differ in their values where the format matters."""
+    return "" if type(tensor) in (Tensor, torch.nn.Parameter) else type(tensor).__name__
+
+
+def _add_patches(digest: Any, patcher: Any) -> None:
+    for key in sorted(patcher.patches, key=str):
+        for strength, value, base_strength, *_ in patcher.patches[key]:
+            tensors = list(_tensors_of(value))
+            digest.update(f"{key} {strength} {base_strength} {[tuple(t.shape) for t in tensors]}".encode())
+            digest.update(_numbers(tensors).tobytes())
+
+
+def _tensors_of(value: Any) -> Iterator[Tensor]:
+    """All tensors and numbers inside a patch: an adapter object, or nested tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, bool | int | float):
+        yield torch.tensor(float(value))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors_of(item)
+    elif hasattr(value, "weights"):
+        yield from _tensors_of(value.weights)
+
+
+def _numbers(tensors: list[Tensor]) -> Any:
+    """Strided samples of all tensors in their order, as one float32 array; one transfer for each device.
+
+    ComfyUI may hold part of a model on the CPU; where a weight lies must not change the digest.
+    """
+    groups: dict[torch.device, list[Tensor]] = {}
+    places: list[tuple[torch.device, int]] = []
+    with torch.inference_mode():
+        for tensor in tensors:
+            packed = getattr(tensor, "_qdata", tensor)  # quantised: its packed numbers identify it
+            flat = packed.detach().reshape(-1)
+            stride = max(1, flat.numel() // NUM_SAMPLES)
+            group = groups.setdefault(flat.device, [])
+            places.append((flat.device, len(group)))
+            group.append(flat[::stride][:NUM_SAMPLES].to(torch.float32))
+        sizes = {device: [sample.numel() for sample in group] for device, group in groups.items()}
+        fetched = {d: torch.cat(group).cpu().split(sizes[d]) for d, group in groups.items()}
+        parts = [fetched[device][index] for device, index in places]
+        return torch.cat(parts).numpy() if parts else torch.zeros(0).numpy()

@@ -1,0 +1,106 @@
+"""MODEL, CLIP and VAE as the trainer's TrainableModel: zero-copy, and left as they were found."""
+
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from .captions import encode_captions
+from .families import require_sdxl
+from .fingerprint import weights_fingerprint
+from .pixels import encode_pixels
+from .resident_weights import GB, load_resident
+from .sampling_schedule import noise_schedule
+from .unet_view import TIME_ID_CHANNELS, build_view, drop_weights
+
+if TYPE_CHECKING:
+    from ...trainer.conditioning import TextCondition
+    from ...trainer.model import Denoiser
+
+# what changes the UNet's forward in sampling, and has no place in training
+OPTION_KEYS = ("patches", "patches_replace", "optimized_attention_override", "wrappers", "callbacks")
+NUM_TIME_IDS = 6
+
+
+class HostModel:
+    """The wired MODEL, CLIP and VAE of one SDXL checkpoint.
+
+    Attributes:
+        title: file name of the checkpoint, for the metadata; "SDXL" where the graph does not tell.
+        fingerprint: identifies the weights and the patches on them.
+        device: where training runs.
+        notes: sentences for the report: what of the inputs is ignored or was copied.
+
+    Raises:
+        InputError: one of the three is not SDXL's.
+    """
+
+    def __init__(self, model: Any, clip: Any, vae: Any, title: str, precision: str = "auto") -> None:
+        require_sdxl(model, clip, vae)
+        noise_schedule(model)  # refuses an unknown sampling before anything is encoded
+        self._model, self._clip, self._vae = model, clip, vae
+        self._precision = precision
+        self.title = title or "SDXL"
+        self.fingerprint = weights_fingerprint(model, clip, vae)
+        self.device: torch.device = model.load_device
+        self.notes = _ignored(model) + _patched(model, clip)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [-1, 1] -> mean latents (B, 4, H/8, W/8), float32, scaled."""
+        return encode_pixels(self._model, self._vae, pixels)
+
+    def encode_captions(self, captions: Sequence[str]) -> "list[TextCondition]":
+        """Literal captions -> what ComfyUI's CLIP makes of them."""
+        unet_config = self._model.model.model_config.unet_config
+        pooled_width = unet_config["adm_in_channels"] - NUM_TIME_IDS * TIME_ID_CHANNELS
+        return encode_captions(self._clip, captions, (unet_config["context_dim"], pooled_width))
+
+    @contextlib.contextmanager
+    def open_denoiser(self, activation_bytes: int) -> "Iterator[Denoiser]":
+        """The UNet as a frozen diffusers view; every reference to it is dropped on leaving.
+
+        Raises:
+            InputError: the device is too small, or the weights are of an unknown format.
+        """
+        from ...trainer.model import Denoiser
+
+        with torch.inference_mode(False), torch.enable_grad():
+            resident = load_resident(self._model, self._precision, activation_bytes)
+            copied = f"{resident.copied_bytes / GB:.2f} GB of weights had to be copied for training"
+            if resident.copied_bytes and copied not in self.notes:
+                self.notes.append(copied)
+            unet = build_view(self._model.model.model_config.unet_config, resident.tensors)
+            resident.tensors.clear()
+            try:
+                yield Denoiser(unet=unet, schedule=noise_schedule(self._model).to(self.device))
+            finally:
+                drop_weights(unet)
+                del unet, resident
+                gc.collect()
+                comfy.model_management.soft_empty_cache()
+
+
+def _ignored(model: Any) -> list[str]:
+    """A warning when something on the MODEL acts on sampling only."""
+    options = model.model_options
+    transformer = options.get("transformer_options", {})
+    found = [key for key in OPTION_KEYS if transformer.get(key)]
+    found += [key for key in options if key != "transformer_options" and options[key]]
+    found += [key for key in ("hook_patches", "injections") if getattr(model, key, None)]
+    found += [key for key in model.object_patches if key not in ("model_sampling", "manual_cast_dtype")]
+    if not found:
+        return []
+    return [f"ignored while training, as they act on sampling only: {', '.join(sorted(set(found)))}"]
+
+
+def _patched(model: Any, clip: Any) -> list[str]:
+    """A sentence when the LoRA is trained on top of other LoRAs."""
+    counts = [(len(model.patches), "model"), (len(clip.patcher.patches), "CLIP")]
+    patched = [f"{count} weights of the {name}" for count, name in counts if count]
+    if not patched:
+        return []
+    return [f"trained on top of the patches (LoRAs) in front of the trainer: {' and '.join(patched)}"]

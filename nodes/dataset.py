@@ -1,0 +1,89 @@
+"""LoadDataset: a folder of pictures under ComfyUI's own folders becomes a dataset to train on."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from comfy_api.latest import io
+
+from ..trainer.config import DatasetConfig
+from ..trainer.errors import InputError
+from .comfy_bridge.folders import dataset_choices, dataset_folder
+from .comfy_bridge.progress import report_progress
+from .widgets import CATEGORY, DATASET, hidden_value, widget
+
+# in the order in which they stand on the node; more may only be appended
+FIELDS = (
+    "trigger",
+    "prompt",
+    "resolution",
+    "repeats",
+    "crop",
+    "flip",
+    "upscale",
+    "max_train_samples",
+    "caption_column",
+    "background",
+    "bucket_step",
+)
+ADVANCED = ("upscale", "max_train_samples", "caption_column", "background", "bucket_step")
+
+
+class LoadDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        choices = dataset_choices()
+        folder = io.Combo.Input(
+            "folder",
+            options=choices,
+            default=choices[0],
+            tooltip="Folder of pictures under ComfyUI's input folder, or under a folder named 'datasets' in "
+            "extra_model_paths.yaml; press R after adding one. Kohya: train_data_dir.",
+        )
+        return io.Schema(
+            node_id="SDXLTrainer_LoadDataset",
+            display_name="Load Dataset",
+            category=CATEGORY,
+            description="Pictures and captions to train on: .txt or .caption files beside the pictures, "
+            "metadata.jsonl or .csv, kohya folders (10_cat), or plain pictures with one prompt.",
+            hidden=[io.Hidden.unique_id],
+            inputs=[folder, *(widget(DatasetConfig, name, name in ADVANCED) for name in FIELDS)],
+            outputs=[
+                DATASET.Output("dataset", display_name="dataset", tooltip="Plug into Train SDXL LoRA."),
+                io.Image.Output(
+                    "sheet",
+                    display_name="sheet",
+                    tooltip="The pictures as they will be cropped, with captions: look before training.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="Sizes, captions, everything left out and why, and the arithmetic of steps.",
+                ),
+                io.Int.Output("count", display_name="count", tooltip="Number of pictures in use."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, **fields: Any) -> str:
+        from ..trainer.dataset import folder_fingerprint
+
+        return folder_fingerprint(dataset_folder(folder), DatasetConfig(**fields))
+
+    @classmethod
+    def execute(cls, folder: str, **fields: Any) -> io.NodeOutput:
+        from ..trainer.contact_sheet import dataset_sheet
+        from ..trainer.dataset import load_dataset
+        from ..trainer.dataset_report import describe
+
+        config = DatasetConfig(**fields)
+        root = dataset_folder(folder)
+        try:
+            dataset = load_dataset(
+                root, config, report_progress("reading pictures", hidden_value(cls, "unique_id"))
+            )
+        except InputError as error:
+            # a workflow and its errors are shared; where the user keeps his files is not
+            raise InputError(str(error).replace(str(root), folder)) from None
+        sheet = torch.from_numpy(np.asarray(dataset_sheet(dataset), dtype=np.float32) / 255)[None]
+        return io.NodeOutput(dataset, sheet, describe(dataset), len(dataset.pictures))

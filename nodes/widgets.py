@@ -1,0 +1,105 @@
+"""Widgets made from the dataclasses of `trainer/config.py`: name, default, choices and tooltip are theirs.
+
+Only how far a slider goes is written here, once for each number.
+"""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from comfy_api.latest import io
+
+from ..trainer.config import MAX_SEED
+
+CATEGORY = "SDXL Trainer"
+
+DATASET = io.Custom("SDXL_DATASET")
+LORA_SETTINGS = io.Custom("SDXL_LORA_SETTINGS")
+OPTIMIZER_SETTINGS = io.Custom("SDXL_OPTIMIZER_SETTINGS")
+OBJECTIVE_SETTINGS = io.Custom("SDXL_OBJECTIVE_SETTINGS")
+PREVIEW_SETTINGS = io.Custom("SDXL_PREVIEW_SETTINGS")
+RUN_SETTINGS = io.Custom("SDXL_RUN_SETTINGS")
+
+# field -> (least, most, step) of its widget; the dataclass accepts all of it
+RANGES: dict[str, tuple[float, float, float]] = {
+    "resolution": (64, 4096, 64),
+    "repeats": (1, 10_000, 1),
+    "bucket_step": (32, 128, 32),
+    "max_train_samples": (0, 10_000_000, 1),
+    "rank": (1, 1024, 1),
+    "alpha": (0, 4096, 0.5),
+    "learning_rate": (1e-9, 1.0, 1e-6),
+    "warmup_steps": (0, 10_000_000, 1),
+    "weight_decay": (0, 1, 0.001),
+    "beta1": (0, 0.9999, 0.0001),
+    "beta2": (0, 0.999999, 0.000001),
+    "eps": (1e-20, 1e-2, 1e-9),
+    "max_grad_norm": (0, 1e6, 0.1),
+    "min_snr_gamma": (0, 1000, 0.5),
+    "caption_dropout": (0, 1, 0.01),
+    "steps": (1, 1000, 1),
+    "guidance": (0, 100, 0.5),
+    "seed": (0, MAX_SEED, 1),
+    "save_every": (0, 10_000_000, 10),
+    "keep_last": (0, 10_000, 1),
+    "gradient_accumulation": (1, 1024, 1),
+}
+MULTILINE = ("prompts", "prompt", "negative")
+
+
+@cache
+def field_docs(kind: type) -> dict[str, str]:
+    """Field name -> the string under it in the source of a dataclass."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for statement, following in zip(body.body, body.body[1:], strict=False):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(following, ast.Expr):
+            continue
+        if isinstance(statement.target, ast.Name) and isinstance(following.value, ast.Constant):
+            docs[statement.target.id] = " ".join(str(following.value.value).split())
+    return docs
+
+
+def widget(kind: type, name: str, advanced: bool = False) -> io.Input:
+    """The widget of one field of a dataclass."""
+    (field,) = [f for f in dataclasses.fields(kind) if f.name == name]
+    hint = get_type_hints(kind)[name]
+    text: dict[str, Any] = {"tooltip": field_docs(kind)[name], "default": field.default}
+    if get_origin(hint) is Literal:
+        made: io.Input = io.Combo.Input(name, options=list(get_args(hint)), **text)
+    elif hint is bool:
+        made = io.Boolean.Input(name, **text)
+    elif hint in (int, float):
+        least, most, step = RANGES[name]
+        if hint is int:
+            # the frontend adds a randomising widget to every "seed" unless it is told not to
+            text["control_after_generate"] = False
+        number = io.Int if hint is int else io.Float
+        made = number.Input(name, min=hint(least), max=hint(most), step=hint(step), **text)
+    else:
+        made = io.String.Input(name, multiline=name in MULTILINE, **text)
+    return mark_advanced(made) if advanced else made
+
+
+def mark_advanced(made: io.Input) -> io.Input:
+    """Fold the widget away; the constructor's own argument does not exist before ComfyUI 0.10."""
+    made.extra_dict = {**(made.extra_dict or {}), "advanced": True}
+    return made
+
+
+def widgets(kind: type, advanced: tuple[str, ...] = ()) -> list[io.Input]:
+    """The widgets of all fields, in their order."""
+    return [widget(kind, field.name, field.name in advanced) for field in dataclasses.fields(kind)]
+
+
+def settings_output(custom: Any, name: str) -> io.Output:
+    return custom.Output(name, display_name=name, tooltip=f"Plug into {name} of Train SDXL LoRA.")
+
+
+def hidden_value(node: type[io.ComfyNode], name: str) -> Any:
+    """What ComfyUI tells a running node beside its inputs; None outside a queue."""
+    return getattr(node.hidden, name, None) if node.hidden is not None else None
