@@ -33,7 +33,7 @@ def weights_digest(*patchers: Any) -> str:
         for patcher in patchers:
             for name, weight in patcher.model.state_dict().items():
                 digest.update(name.encode())
-                digest.update(weight.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+                digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

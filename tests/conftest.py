@@ -65,11 +65,7 @@ if HOST_RUN and COMFYUI is not None:
     _enter_comfyui(COMFYUI)
 elif not HOST_REASON:
     HOST_REASON = NO_PACKAGES
-if (ROOT / "__init__.py").exists():
-    load_module("sdxl_trainer", ROOT / "__init__.py", ROOT)
-else:
-    sys.modules["sdxl_trainer"] = ModuleType("sdxl_trainer")
-    sys.modules["sdxl_trainer"].__path__ = [str(ROOT)]
+load_module("sdxl_trainer", ROOT / "__init__.py", ROOT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -116,9 +112,9 @@ def _is_local(address: Any) -> bool:
     return str(address[0]) in ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 
 
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Refuse every connection off this machine, and fail the test even if the refusal was swallowed."""
+@pytest.fixture(scope="session", autouse=True)
+def _refused_connections() -> Iterator[list[str]]:
+    """Refuses every connection off this machine, and keeps the list of what was tried."""
     attempts: list[str] = []
     connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
 
@@ -140,8 +136,16 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             refuse((host,))
         return look_up(host, *rest, **named)
 
-    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
-    monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
-    monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+        patch.setattr(socket, "getaddrinfo", guarded_look_up)
+        yield attempts
+
+
+@pytest.fixture(autouse=True)
+def _no_network(_refused_connections: list[str]) -> Iterator[None]:
+    """Fails the test that tried to connect, also where something swallowed the refusal."""
+    _refused_connections.clear()
     yield
-    assert not attempts, f"connections off this machine were attempted: {', '.join(attempts)}"
+    assert not _refused_connections, f"connections off this machine: {', '.join(_refused_connections)}"

@@ -96,18 +96,20 @@ class RunWriter:
         )
         self.saved_step = step
         self._prune(step - 1 if is_final else step)
-        self._listener.checkpoint(step, path)
         return path
 
     def save_or_carry_on(self) -> None:
         """A checkpoint between others: when the disk is full, training goes on and the next one is tried."""
         try:
-            self.save()
+            path = self.save()
         except WRITE_ERRORS as error:
             self.failures.append(
                 f"the checkpoint of step {self._training.step} could not be written: {error}"
             )
             logger.warning(self.failures[-1])
+            return
+        # outside: an OSError of whoever listens, such as a closed terminal, is no failed write
+        self._listener.checkpoint(self.saved_step, path)
 
     def save_or_explain(self, is_final: bool = False) -> Path:
         """The checkpoint that must be written.
@@ -116,13 +118,15 @@ class RunWriter:
             InputError: it could not be.
         """
         try:
-            return self.save(is_final)
+            path = self.save(is_final)
         except WRITE_ERRORS as error:
             raise InputError(
                 f"step {self._training.step} could not be saved in '{self._files.loras_folder.name}' and "
                 f"'{self._files.folder.name}' ({error}): free some disk space and run again; the run then "
                 f"goes on from step {self.saved_step}"
             ) from error
+        self._listener.checkpoint(self.saved_step, path)
+        return path
 
     def _prune(self, last_step: int) -> None:
         """Remove what is too old, and a checkpoint of the final step: it is the final file already."""

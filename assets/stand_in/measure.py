@@ -2,7 +2,7 @@
 
 Draws random captions of its world, reads every picture back with `read.py`, and prints the share of
 pictures in which each attribute was read as the caption has it. Guidance and steps are those of the
-previews; the sheet shows the first pictures, four of each row of captions.
+previews; the sheet shows the first pictures, whatever they turned out like.
 """
 
 import argparse
@@ -66,16 +66,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path(__file__).parents[1] / "tiny_sdxl")
     parser.add_argument("--pictures", type=int, default=160)
-    parser.add_argument("--sheet", type=Path, default=Path(__file__).parent / "sheet.png")
+    parser.add_argument("--sheet", type=Path, default=Path(__file__).parents[1] / "tiny_sdxl" / "samples.png")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    pipeline = StableDiffusionXLPipeline.from_pretrained(options.model, torch_dtype=torch.float32)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(options.model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     rng = random.Random(2026)
     scenes = [random_scene(rng) for _ in range(options.pictures)]
     pictures = draw_pictures(pipeline, [scene.caption for scene in scenes], seed=1)
-    sheet(pictures[: 4 * COLUMNS]).save(options.sheet, optimize=True)
+    sheet(pictures[: 4 * COLUMNS]).quantize(192).save(options.sheet, optimize=True)
     for attribute, count in count_right(scenes, pictures).items():
         logger.info("%s: %d of %d, %.0f %%", attribute, count, len(scenes), 100 * count / len(scenes))
 

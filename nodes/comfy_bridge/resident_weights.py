@@ -44,12 +44,19 @@ def is_dynamic(model: Any) -> bool:
 
 
 def compute_dtype(model: Any, precision: str) -> torch.dtype:
-    """The dtype to train in: `precision`, or for "auto" the one ComfyUI computes in."""
+    """The dtype to train in: `precision`, or for "auto" the one the weights are held in.
+
+    ComfyUI casts bfloat16 weights to float32 where its own kernels are slow in bfloat16, as on the CPU. A
+    trainer would need a private copy of the whole UNet for that, so only float16 weights, whose gradients
+    such a device cannot hold, are cast.
+    """
     if precision in DTYPES:
         return DTYPES[precision]
-    held = model.model.manual_cast_dtype or model.model.get_dtype()
-    if held in FLOAT_DTYPES:
+    held, cast = model.model.get_dtype(), model.model.manual_cast_dtype
+    if held in (torch.bfloat16, torch.float32) or (held == torch.float16 and cast is None):
         return held
+    if cast in FLOAT_DTYPES:
+        return cast
     use_bf16 = comfy.model_management.should_use_bf16(model.load_device)
     return torch.bfloat16 if use_bf16 else torch.float32
 

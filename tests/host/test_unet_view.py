@@ -175,3 +175,32 @@ def paged(model, can_reload):
     made = Paged(model.model, model.load_device, model.offload_device)
     made.patches = model.patches
     return made
+
+
+class HeldWeights:
+    """As much of a MODEL as says in which type it is held and in which ComfyUI computes."""
+
+    def __init__(self, held, cast):
+        self.model = self
+        self.manual_cast_dtype = cast
+        self.load_device = torch.device("cpu")
+        self._held = held
+
+    def get_dtype(self):
+        return self._held
+
+
+@pytest.mark.parametrize(
+    ("held", "cast", "expected"),
+    [
+        (torch.bfloat16, torch.float32, torch.bfloat16),  # --bf16-unet on the CPU: a float32 copy is 10 GB
+        (torch.float32, None, torch.float32),
+        (torch.float16, None, torch.float16),
+        (torch.float16, torch.float32, torch.float32),
+        (torch.float8_e4m3fn, torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_weights_are_trained_in_the_type_they_are_held_in(held, cast, expected):
+    from sdxl_trainer.nodes.comfy_bridge.resident_weights import compute_dtype
+
+    assert compute_dtype(HeldWeights(held, cast), "auto") == expected

@@ -1,0 +1,103 @@
+"""Run the whole suite: python3 tests/run.py [pytest options].
+
+Needs nothing but Python 3.10 or newer: it makes `.venv`, runs the default suite there, then the host
+tests in every ComfyUI it finds, each with that ComfyUI's own packages, then the style checks. Ends
+non-zero when anything failed.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036
+    sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0])
+
+import os
+import subprocess
+import tempfile
+import time
+import xml.etree.ElementTree
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from environment import ComfyUI, SetupError, comfy_environment, find_comfyui, make_environment  # noqa: E402
+
+NO_TESTS_COLLECTED = 5  # pytest's exit status
+
+
+def run_pytest(python: Path, options: Sequence[str], variables: Mapping[str, str]) -> Counter[str]:
+    """Run pytest and count how its tests ended; a run that breaks off counts as one failure more."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "junit.xml"
+        command = [str(python), "-m", "pytest", f"--junitxml={record}", *options]
+        status = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}).returncode
+        counts = _read_counts(record)
+    if status not in (0, NO_TESTS_COLLECTED) and not counts["failed"]:
+        counts["failed"] += 1
+    return counts
+
+
+def _read_counts(record: Path) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    if record.exists():
+        for suite in xml.etree.ElementTree.parse(record).getroot().iter("testsuite"):
+            total, failures, errors, skipped = (
+                int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")
+            )
+            counts["failed"] += failures + errors
+            counts["skipped"] += skipped
+            counts["passed"] += total - failures - errors - skipped
+    return counts
+
+
+def run_host_tests(comfy: ComfyUI, options: Sequence[str]) -> Counter[str]:
+    """The tests marked `host`, beside the modules and packages of one ComfyUI."""
+    announce(f"host tests in ComfyUI {comfy.version} at {comfy.folder}")
+    try:
+        python = comfy_environment(comfy)
+    except SetupError as fault:
+        print(fault, flush=True)
+        return Counter(failed=1)
+    variables = {"COMFYUI_PATH": str(comfy.folder), "SDXL_TRAINER_HOST_TESTS": "1"}
+    return run_pytest(python, ["-m", "host", *options], variables)
+
+
+def style_is_clean(python: Path) -> bool:
+    announce("style")
+    checks = (["check"], ["format", "--check"])
+    return all([subprocess.run([str(python), "-m", "ruff", *c], cwd=ROOT).returncode == 0 for c in checks])
+
+
+def announce(title: str) -> None:
+    print(f"\n=== {title} ===", flush=True)
+
+
+def main() -> int:
+    started = time.monotonic()
+    options = sys.argv[1:]
+    try:
+        python = make_environment(ROOT / ".venv")
+    except SetupError as fault:
+        print(fault)
+        return 1
+
+    hosts = find_comfyui()
+    announce("default suite")
+    if not hosts:
+        print("No ComfyUI found: the host tests are skipped. Set COMFYUI_PATH to its folder to run them.")
+    counts = run_pytest(python, ["-m", "not host", *options] if hosts else options, {})
+    for comfy in hosts:
+        counts += run_host_tests(comfy, options)
+    clean = style_is_clean(python)
+
+    seconds = time.monotonic() - started
+    announce("style clean" if clean else "STYLE NOT CLEAN")
+    ends = ", ".join(f"{counts[end]} {end}" for end in ("passed", "failed", "skipped"))
+    print(f"{ends} in {seconds:.0f} s")
+    return 0 if clean and not counts["failed"] and counts["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
