@@ -110,7 +110,7 @@ def _prepare(
         _run([str(base), "-m", "venv", "--clear", str(folder)], f"{folder.name} could not be made")
     if lent:
         # site.addsitedir, not the bare path: ComfyUI's environment may hold .pth files of its own
-        lines = [f"import site; site.addsitedir({place!r})\n" for place in lent]
+        lines = [f"import site; site.addsitedir({place!a})\n" for place in lent]
         (Path(_package_folders(python)[0]) / "comfyui_packages.pth").write_text("".join(lines), "utf-8")
     _install(python, requirements, extra)
     stamp.write_text(wanted, "utf-8")

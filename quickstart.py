@@ -11,6 +11,7 @@ if sys.version_info < (3, 10):  # noqa: UP036
     sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0])
 
 import argparse
+import filecmp
 import io
 import json
 import os
@@ -82,13 +83,31 @@ class Plan:
     def side(self) -> int:
         return STAND_IN_SIDE if self.checkpoint == STAND_IN else SDXL_SIDE
 
-    @property
-    def sheet(self) -> Path:
-        return self.output / f"{self.name}_before_after.png"
+    def keep(self, lora: Path, sheet: Path) -> "Made":
+        """Copy what was made into the output folder, beside what is there."""
+        return Made(
+            lora=copy_beside(lora, self.output / f"{self.name}.safetensors"),
+            sheet=copy_beside(sheet, self.output / f"{self.name}_before_after.png"),
+        )
 
-    @property
-    def lora(self) -> Path:
-        return self.output / f"{self.name}.safetensors"
+
+@dataclass(frozen=True)
+class Made:
+    """The files that a run leaves in the output folder."""
+
+    lora: Path
+    sheet: Path
+
+
+def copy_beside(source: Path, target: Path) -> Path:
+    """Copy to `target`, or to its next free name where another file has that one; returns the name."""
+    place, number = target, 1
+    while place.exists() and not filecmp.cmp(source, place, shallow=False):
+        number += 1
+        place = target.with_stem(f"{target.stem}-{number}")
+    if not place.exists():
+        shutil.copyfile(source, place)
+    return place
 
 
 def read_plan(options: argparse.Namespace) -> Plan:
@@ -143,12 +162,13 @@ class Bar:
                 self.close()
 
 
-def run_headless(plan: Plan) -> None:
+def run_headless(plan: Plan) -> Made:
     """Train and draw without ComfyUI; the trainer's own command line does all of it."""
     python = make_environment(ROOT / ".venv")
     work = plan.output / "headless"
+    sheet = work / "before_after.png"
     command = [str(python), "-m", "trainer", "--data", str(plan.data), "--checkpoint", str(plan.checkpoint)]
-    command += ["--name", plan.name, "--output", str(work), "--sheet", str(plan.sheet)]
+    command += ["--name", plan.name, "--output", str(work), "--sheet", str(sheet)]
     command += ["--prompts", *plan.prompts]
     for option, value in plan.training.items():
         command += [f"--{option.replace('_', '-')}", str(value)]
@@ -159,10 +179,10 @@ def run_headless(plan: Plan) -> None:
             written = Path(line[len(WROTE) :].rstrip()) if line.startswith(WROTE) else written
     if trainer.returncode or written is None:
         raise SetupError("Training did not finish; what stopped it stands above.")
-    shutil.copyfile(written, plan.lora)
+    return plan.keep(written, sheet)
 
 
-def run_in_comfyui(plan: Plan, comfy: ComfyUI) -> None:
+def run_in_comfyui(plan: Plan, comfy: ComfyUI) -> Made:
     """Run the shipped workflow in a server of its own, then draw each prompt without and with the LoRA."""
     python = comfy_environment(comfy)
     base = plan.output / "comfyui"
@@ -179,9 +199,10 @@ def run_in_comfyui(plan: Plan, comfy: ComfyUI) -> None:
         finally:
             bar.close()
     code = "import sys, quickstart; quickstart.write_sheet(*sys.argv[1:])"
-    arguments = [str(plan.sheet), json.dumps(plan.prompts), json.dumps([str(p) for p in pictures])]
+    sheet = base / "before_after.png"
+    arguments = [str(sheet), json.dumps(plan.prompts), json.dumps([str(p) for p in pictures])]
     subprocess.run([str(python), "-c", code, *arguments], cwd=ROOT, check=True)
-    shutil.copyfile(base / "models" / "loras" / lora_name, plan.lora)
+    return plan.keep(base / "models" / "loras" / lora_name, sheet)
 
 
 def share_folders(plan: Plan, base: Path) -> list[str]:
@@ -346,24 +367,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     try:
         host = choose_host(options, plan)
-        if host:
-            run_in_comfyui(plan, host)
-        else:
-            run_headless(plan)
+        made = run_in_comfyui(plan, host) if host else run_headless(plan)
     except (SetupError, QueueError) as fault:
         print(f"\n{fault}")
         return 1
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from the last checkpoint.")
         return 130
-    say_what_to_do_next(plan, time.monotonic() - started)
+    say_what_to_do_next(plan, made, time.monotonic() - started)
     return 0
 
 
-def say_what_to_do_next(plan: Plan, seconds: float) -> None:
+def say_what_to_do_next(plan: Plan, made: Made, seconds: float) -> None:
     print(f"\nDone in {seconds:.0f} s.")
-    print(f"  before and after: {plan.sheet}")
-    print(f"  the LoRA:         {plan.lora}")
+    print(f"  before and after: {made.sheet}")
+    print(f"  the LoRA:         {made.lora}")
     if plan.checkpoint == STAND_IN:
         print("The model was the small stand-in that comes along, which only draws shapes. With a real one:")
         print("  python3 quickstart.py --data YOUR_PICTURES --checkpoint YOUR_SDXL.safetensors")

@@ -1,5 +1,6 @@
 """ApplyLoRA: a LoRA from a wire or a file onto MODEL and CLIP, with proof that all of it was applied."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def _read(lora: Any, lora_name: str, checkpoint_step: int) -> tuple[Mapping[str,
     Raises:
         InputError: nothing is wired or chosen, or there is no such file.
     """
-    from ..trainer.lora_file import read_lora
+    from ..trainer.safetensors_file import read_safetensors
 
     if isinstance(lora, str) and lora:
         path = lora_file(lora)
@@ -82,8 +83,8 @@ def _read(lora: Any, lora_name: str, checkpoint_step: int) -> tuple[Mapping[str,
     else:
         raise InputError("no LoRA: wire one to 'lora', or choose a file in 'lora_name'")
     path = _checkpoint(path, checkpoint_step)
-    content = read_lora(path)
-    return content.tensors, content.metadata.get(TRIGGER_KEY, ""), path.name
+    tensors, metadata = read_safetensors(path)  # of any kind: whether it fits, ComfyUI's key map says
+    return tensors, metadata.get(TRIGGER_KEY, ""), path.name
 
 
 def _checkpoint(path: Path, step: int) -> Path:
@@ -92,10 +93,9 @@ def _checkpoint(path: Path, step: int) -> Path:
         return path
     kept = path.with_name(f"{path.stem}-step{step:06d}.safetensors")
     if not kept.is_file():
-        there = sorted(
-            int(p.stem.rpartition("-step")[2])
-            for p in path.parent.glob(f"{path.stem}-step*[0-9].safetensors")
-        )
+        kept_name = re.compile(rf"{re.escape(path.stem)}-step(\d+)\.safetensors")
+        matches = (kept_name.fullmatch(other.name) for other in path.parent.iterdir())
+        there = sorted(int(match[1]) for match in matches if match)
         choice = (
             f"there are steps {', '.join(map(str, there))}" if there else "there are no checkpoints of it"
         )

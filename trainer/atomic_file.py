@@ -1,7 +1,9 @@
 """Files that appear whole under their name, or not at all."""
 
 import contextlib
+import glob
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +22,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         OSError: no room, no permission; `path` is as before, the temporary file is gone.
     """
-    # 40 letters are at most 160 bytes, which leaves room below the 255 that a name may have
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.part")
+    temporary = path.with_name(f"{_temporary_stem(path.name)}{secrets.token_hex(6)}.part")
     try:
         temporary.touch(exist_ok=False)
         ordinary_mode = temporary.stat().st_mode
@@ -35,6 +36,22 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink()
         raise
     _flush_folder(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what a killed process left half written for `path`; only while nobody writes it.
+
+    For `<name>-stepNNNNNN.safetensors` that of any step.
+    """
+    stem = re.sub(r"-step\d+(\.safetensors)?$", "-step", path.name)
+    for leftover in path.parent.glob(f"{glob.escape(_temporary_stem(stem).rstrip('.'))}*.part"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+def _temporary_stem(name: str) -> str:
+    """40 letters are at most 160 bytes, which leaves room below the 255 that a name may have."""
+    return f".{name[:40]}."
 
 
 def _flush(path: Path) -> None:

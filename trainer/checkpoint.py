@@ -4,6 +4,7 @@ One file per checkpoint, `step-000500.safetensors`: the numbers as tensors, ever
 the header, and a digest over both. A file that is half written, cut off or altered is never taken.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -58,8 +59,16 @@ def save_state(folder: Path, state: TrainState) -> Path:
     )
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     for old in list_states(folder)[KEPT_STATES:]:
-        old.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows keeps what a program has open; it goes the next time
+            old.unlink()
     return path
+
+
+def keep_newest_state(folder: Path) -> None:
+    """Remove all states but the newest, for a finished run; each takes 12 bytes a weight."""
+    for old in list_states(folder)[1:]:
+        with contextlib.suppress(OSError):
+            old.unlink()
 
 
 def list_states(folder: Path) -> list[Path]:
@@ -92,7 +101,7 @@ def load_newest_state(folder: Path, fingerprint: str) -> tuple[TrainState | None
 def _read_state(path: Path) -> TrainState:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
     text = metadata["state"]
     if metadata["digest"] != _digest(text, tensors):
         raise ValueError("digest differs")

@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -122,21 +122,22 @@ def gradients_of_step(training: Training) -> Tensor:
     # Only here, after the error's traceback is gone, are its activations free.
     empty_cache(training.device)
     checkpoint_modules(training.denoiser.unet, LEVELS[-1])
+    training.memory = replace(training.memory, level=LEVELS[-1], ran_out=True)
     try:
         return _all_micro_steps(training)
     except torch.cuda.OutOfMemoryError as error:
         needed, free = training.memory.needed / 2**30, free_bytes(training.device) / 2**30
         raise InputError(
-            f"out of memory at step {training.step + 1}, even with gradient checkpointing: the step was "
-            f"estimated at {needed:.1f} GiB beside the model, {free:.1f} GiB are free; lower the batch "
-            "size, the resolution (768) or the rank, or close other programs; the finished steps are saved"
+            f"out of memory at step {training.step + 1}, even with gradient checkpointing: without it the "
+            f"step was estimated at {needed:.1f} GiB beside the model, {free:.1f} GiB are free; lower the "
+            "batch size, the resolution (768) or the rank, or close other programs; the finished steps are "
+            "saved"
         ) from error
 
 
 def _all_micro_steps(training: Training) -> Tensor:
     config, weights, loss_scale = training.config, training.adapter.weights, training.loss_scale
     weights.zero_gradients()
-    weights.compute_gradient.zero_()  # not empty when memory ran out in the backward pass before
     first = training.step * config.run.gradient_accumulation
     indices = range(first, first + config.run.gradient_accumulation)
     batches = [training.encoded.batch(training.plan.batch(index)) for index in indices]

@@ -53,10 +53,14 @@ class MemoryPlan:
     needed: int
     free: int
     forced: bool
+    ran_out: bool = False
+    """Whether the level had to be raised because a step did not fit after all."""
 
     @property
     def title(self) -> str:
         """For the report: what was chosen and why."""
+        if self.ran_out:
+            return f"{self.level.title} (memory ran out with less)"
         if self.forced:
             return f"{self.level.title} (as set)"
         verb = "fits into" if self.needed <= self.free else "is the least possible, but more than"

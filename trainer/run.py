@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from .batches import BatchPlan
-from .checkpoint import TrainState, load_newest_state
+from .checkpoint import TrainState, keep_newest_state, load_newest_state
 from .config import TrainConfig
 from .dataset import TrainingSet
 from .encoded_dataset import EncodedDataset, encode_dataset
@@ -200,6 +200,7 @@ class _Run:
             writer.save_or_explain(is_final=True)
         self.notes += writer.failures
         require_same_file(self.files.lora, training)
+        keep_newest_state(self.files.state)
         trained_steps = training.step - resumed_from
         return self._result(trained_steps, resumed_from, _mean(training.recent_losses), training)
 

@@ -6,7 +6,6 @@ that does not belong to the same run.
 """
 
 import dataclasses
-import glob
 import hashlib
 import json
 import re
@@ -19,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from .atomic_file import write_atomically
+from .atomic_file import remove_leftovers, write_atomically
 from .checkpoint import list_states
 from .config import DatasetConfig, TrainConfig
 from .errors import InputError
@@ -71,15 +70,11 @@ class RunFiles:
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half written; only while the run is locked."""
-        name = glob.escape(self.name)
-        leftovers = [
-            *self.loras_folder.glob(f".{name}.safetensors.*.part"),
-            *self.loras_folder.glob(f".{name}-step*.part"),
-            *self.folder.glob(".*.part"),
-            *self.state.glob(".*.part"),
-        ]
-        for path in leftovers:
-            path.unlink(missing_ok=True)
+        for lora in (self.lora, self.kept_lora(0)):
+            remove_leftovers(lora)
+        for folder in (self.folder, self.state):
+            for leftover in folder.glob(".*.part"):
+                leftover.unlink(missing_ok=True)
 
     def is_free(self) -> bool:
         """Whether nothing that could be lost has this name: no LoRA file and no state.

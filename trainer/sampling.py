@@ -106,7 +106,8 @@ def _denoise(guided: _Guided, noise: Tensor, num_steps: int, on_step: Callable[[
 
 def euler_scheduler(schedule: NoiseSchedule) -> EulerDiscreteScheduler:
     """Diffusers' Euler sampler over our own ᾱ, timesteps spaced as ComfyUI's `normal` spaces them."""
-    alphas_cumprod = schedule.alphas_cumprod.double().cpu().clamp(min=TERMINAL_ALPHA_CUMPROD)
+    alphas_cumprod = schedule.alphas_cumprod.cpu().double()  # MPS has no float64
+    alphas_cumprod = alphas_cumprod.clamp(min=TERMINAL_ALPHA_CUMPROD)
     before = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
     return EulerDiscreteScheduler(
         trained_betas=(1 - alphas_cumprod / before).tolist(),
