@@ -41,10 +41,11 @@ STAND_IN = ROOT / "assets" / "tiny_sdxl"
 STAND_IN_NODES = ROOT / "tests" / "host" / "stand_in_pack"
 WORKFLOW = ROOT / "workflows" / "train_and_sample.json"
 STAND_IN_SIDE, SDXL_SIDE = 128, 1024
+# a pair that was in the pictures, two that were not, and something else that must stay as it was
 EXAMPLE_PROMPTS = (
     "a large zorp on a blue background",
+    "a large zorp on a black background",
     "a small zorp on a purple background",
-    "a large zorp on a green background",
     "a large red star on a white background",
 )
 # for the stand-in, which is so small that it wants more layers and a higher rate than any real model
@@ -60,7 +61,6 @@ BAR_WIDTH = 30
 WROTE = "wrote "  # how the trainer's command line begins the line that names its file
 TRAIN_NODE, LORA_FILE_OUTPUT = "SDXLTrainer_TrainSDXLLoRA", 3
 LORA_NAME_NODE = "lora_name"
-UTF8 = {**os.environ, "PYTHONIOENCODING": "utf-8"}
 NODE_WORDS = {
     "SDXLTrainer_LoadDataset": "reading pictures",
     TRAIN_NODE: "training",
@@ -173,7 +173,8 @@ def run_headless(plan: Plan) -> Made:
     for option, value in plan.training.items():
         command += [f"--{option.replace('_', '-')}", str(value)]
     written = None
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", env=UTF8) as trainer:
+    utf8 = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", env=utf8) as trainer:
         for line in trainer.stdout or ():
             print(line, end="", flush=True)
             written = Path(line[len(WROTE) :].rstrip()) if line.startswith(WROTE) else written
@@ -364,6 +365,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"There is no {missing[0]}: check --data and --checkpoint.")
         return 1
 
+    if plan.checkpoint == STAND_IN:
+        # so small a model loses more to threads that wait for one another than it gains
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     started = time.monotonic()
     try:
         host = choose_host(options, plan)
