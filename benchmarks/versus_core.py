@@ -132,16 +132,16 @@ def main() -> None:
         with torch.inference_mode():
             model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(str(options.checkpoint))
 
-        print(
-            f"ComfyUI {__version__}, {options.size} px, batch 1, rank {options.rank}, seconds a step (median)"
-        )
-        ours = {t: time_ours(model, clip, vae, options, t) for t in ("attention", "attention+ff")}
-        core = {on: time_core(model, clip, vae, options, on) for on in (True, False)}
-    for checkpointing, seconds in core.items():
-        print(f"core, checkpointing {'on' if checkpointing else 'off'}: {seconds:.2f}")
-    best = min(core.values())
-    for targets, seconds in ours.items():
-        print(f"ours, {targets}: {seconds:.2f}, {seconds / best:.2f} of core's better row")
+        print(f"ComfyUI {__version__}, {options.size} px, batch 1, rank {options.rank}, seconds a step")
+        ours = {}
+        for targets in ("attention", "attention+ff"):
+            ours[targets] = time_ours(model, clip, vae, options, targets)
+            print(f"ours, {targets}: {ours[targets]:.2f}", flush=True)
+        for checkpointing in (True, False):
+            core = time_core(model, clip, vae, options, checkpointing)
+            ratios = ", ".join(f"{targets} {seconds / core:.2f}" for targets, seconds in ours.items())
+            title = f"core, checkpointing {'on' if checkpointing else 'off'}"
+            print(f"{title}: {core:.2f}; ours to core: {ratios}", flush=True)
 
 
 if __name__ == "__main__":
