@@ -37,6 +37,7 @@ def run_pytest(python: Path, options: Sequence[str], variables: Mapping[str, str
         status = subprocess.run(command, cwd=ROOT, env=variables).returncode
         counts = _read_counts(record)
     if status not in (0, NO_TESTS_COLLECTED) and not counts["failed"]:
+        print(f"\npytest broke off with exit status {status}; what it had passed is not counted", flush=True)
         counts["failed"] += 1
     return counts
 
