@@ -30,13 +30,17 @@ class Batch:
     """What one forward pass trains on, all on the denoiser's device.
 
     `latents` (B, 4, H, W) float32, scaled; `prompt_embeds` (B, T, D); `pooled` (B, P);
-    `time_ids` (B, 6) float32 pixels: original height, width, crop top, left, target height, width.
+    `time_ids` (B, 6) float32 pixels: original height, width, crop top, left, target height, width;
+    `loss_weights` (B,) float32, 1 for ordinary samples, None = all 1; `masks` (B, 1, H, W) float32 from 0
+    (left out) to 1, None where the dataset has none.
     """
 
     latents: Tensor
     prompt_embeds: Tensor
     pooled: Tensor
     time_ids: Tensor
+    loss_weights: Tensor | None = None
+    masks: Tensor | None = None
 
 
 def stack_conditions(conditions: Sequence[TextCondition]) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,8 @@
 The loop does not know who listens: ComfyUI, a terminal bar, a test.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +17,8 @@ class StepReport:
     `step` counts finished optimizer steps from 1, `epoch` is a fraction (1.5 = half through the
     second), `loss` is the mean over the samples of the step before any clipping, `seconds` is the
     time the step took. `loss` and `grad_norm` are NaN for a step that was skipped because its
-    gradient was not finite.
+    gradient was not finite. `effective_learning_rate` is what moved the weights: Prodigy's d times the
+    rate, else the rate itself.
     """
 
     step: int
@@ -25,6 +28,7 @@ class StepReport:
     grad_norm: float
     learning_rate: float
     seconds: float
+    effective_learning_rate: float = math.nan
 
 
 class Listener(Protocol):
@@ -38,6 +42,12 @@ class Listener(Protocol):
 
     def checkpoint(self, step: int, lora_path: Path) -> None:
         """The LoRA of `step` is on disk under its final name."""
+
+    def validation(self, step: int, loss: float, is_best: bool) -> None:
+        """The loss on the held-out pictures after `step` steps; `is_best`: lower than all before."""
+
+    def preview(self, step: int, pictures: Sequence[Path]) -> None:
+        """Pictures drawn with the LoRA of `step` are on disk, one for each prompt; step 0 is the base."""
 
     def should_stop(self) -> bool:
         """Asked between steps and between pictures: True saves everything and cancels the run."""
@@ -54,6 +64,12 @@ class SilentListener:
         pass
 
     def checkpoint(self, step: int, lora_path: Path) -> None:
+        pass
+
+    def validation(self, step: int, loss: float, is_best: bool) -> None:
+        pass
+
+    def preview(self, step: int, pictures: Sequence[Path]) -> None:
         pass
 
     def should_stop(self) -> bool:

@@ -6,13 +6,15 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image
 from torch import Tensor
 
 from .conditioning import Batch, TextCondition
+from .config import PreviewConfig
 from .noise_schedule import NoiseSchedule
 
 
@@ -72,5 +74,22 @@ class TrainableModel(Protocol):
 
         Args:
             activation_bytes: memory that training needs beside the weights; the host frees so much.
+        """
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str], negative: str) -> Any:
+        """Encode preview prompts in the host's own prompt syntax, for `draw`; before the denoiser opens."""
+        ...
+
+    def draw(
+        self, denoiser: Denoiser, encoded_prompts: Any, preview: PreviewConfig, size: tuple[int, int]
+    ) -> list[Image.Image]:
+        """One picture for each prompt, with the denoiser as it is now: its adapter acts.
+
+        Args:
+            denoiser: the one of `open_denoiser`, still open.
+            encoded_prompts: from `encode_prompts`.
+            preview: sampler, scheduler, steps, guidance and seed (prompt i: seed + i).
+            size: (width, height), pixels.
         """
         ...
