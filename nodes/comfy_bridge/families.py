@@ -37,6 +37,7 @@ CLIP_NAMES = {
     "SD3ClipModel": "Stable Diffusion 3's",
     "FluxClipModel": "Flux's",
 }
+LATENT_FORMATS = (comfy.latent_formats.SDXL, comfy.latent_formats.SDXL_Playground_2_5)
 NUM_LATENT_CHANNELS = 4
 LATENT_DOWNSCALE = 8
 CHOOSE_SDXL = "wire the outputs of one SDXL checkpoint loader"
@@ -74,8 +75,9 @@ def _model_problem(model: Any) -> str:
         return f"model is {model_family(model)} ({channels} input channels), but must be SDXL with 4"
     if not _is_full_shape(unet_config):
         return f"model is {model_family(model)}, whose layers LoRA files for SDXL do not fit"
-    if not isinstance(model.model.latent_format, comfy.latent_formats.SDXL):
-        return f"model uses {type(model.model.latent_format).__name__} latents, but must use SDXL's"
+    latent_format = model.get_model_object("latent_format")
+    if not isinstance(latent_format, LATENT_FORMATS):
+        return f"model uses {type(latent_format).__name__} latents, but must use SDXL's"
     return ""
 
 

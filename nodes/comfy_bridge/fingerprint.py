@@ -25,6 +25,7 @@ def weights_fingerprint(model: Any, clip: Any, vae: Any) -> str:
     sampling = model.get_model_object("model_sampling")
     digest.update(repr([base.__name__ for base in type(sampling).__mro__]).encode())
     digest.update(_numbers([sampling.sigmas]).tobytes())
+    digest.update(f"{sampling.sigma_data} {type(model.get_model_object('latent_format')).__name__}".encode())
     digest.update(f"clip layer {clip.layer_idx}".encode())
     return digest.hexdigest()
 

@@ -21,7 +21,8 @@ def encode_pixels(model: Any, vae: Any, pixels: Tensor) -> Tensor:
         vae_latents = vae.encode(images)
         if not torch.isfinite(vae_latents).all() and vae.vae_dtype != torch.float32:
             vae_latents = _encode_in_float32(vae, images, vae_latents)
-        latents = model.model.process_latent_in(vae_latents)
+        # Playground 2.5's own scale and shift, where a checkpoint or a sampling patch brings it
+        latents = model.get_model_object("latent_format").process_in(vae_latents)
     with torch.inference_mode(False):
         return latents.float().clone()
 
