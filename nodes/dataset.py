@@ -49,7 +49,11 @@ class LoadDataset(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[folder, *(widget(DatasetConfig, name, name in ADVANCED) for name in FIELDS)],
             outputs=[
-                DATASET.Output("dataset", display_name="dataset", tooltip="Plug into Train SDXL LoRA."),
+                DATASET.Output(
+                    "dataset",
+                    display_name="dataset",
+                    tooltip="Plug into Train SDXL LoRA, Class Images, Dataset Masks or Join Datasets.",
+                ),
                 io.Image.Output(
                     "sheet",
                     display_name="sheet",

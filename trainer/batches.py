@@ -7,7 +7,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-from .dataset import TrainingSet, Variant
+from .training_set import TrainingSet, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,16 @@ class BatchPlan:
         batch_size: samples in a batch; the last batch of a bucket may be smaller.
         seed: of every draw.
         caption_dropout: share of samples whose caption is left out, 0 to 1.
+        purpose: plans of other purposes draw independently; "" is that of the training pictures.
     """
 
     def __init__(
-        self, dataset: TrainingSet, batch_size: int, seed: int, caption_dropout: float = 0.0
+        self,
+        dataset: TrainingSet,
+        batch_size: int,
+        seed: int,
+        caption_dropout: float = 0.0,
+        purpose: str = "",
     ) -> None:
         self.num_batches = dataset.batches_per_epoch(batch_size)
         """Batches in an epoch."""
@@ -54,6 +60,7 @@ class BatchPlan:
         self._batch_size = batch_size
         self._seed = seed
         self._caption_dropout = caption_dropout
+        self._prefix = f"{purpose}/" if purpose else ""
         self._epoch = -1
         self._order: list[list[int]] = []
 
@@ -63,7 +70,7 @@ class BatchPlan:
         if epoch != self._epoch:
             self._order, self._epoch = self._shuffled(epoch), epoch
         # Three numbers per sample, used or not: a change of one setting leaves the other draws alone.
-        chance = generator(self._seed, "sample", index)
+        chance = generator(self._seed, f"{self._prefix}sample", index)
         return [
             self._draw(picture, chance.random(), chance.random(), chance.random())
             for picture in self._order[place_in_epoch]
@@ -80,7 +87,7 @@ class BatchPlan:
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch as lists of picture indices."""
-        chance = generator(self._seed, "epoch", epoch)
+        chance = generator(self._seed, f"{self._prefix}epoch", epoch)
         batches: list[list[int]] = []
         for pictures in self._dataset.buckets.values():
             samples = [p for p in pictures for _ in range(self._dataset.pictures[p].repeats)]

@@ -7,7 +7,7 @@ from functools import lru_cache
 from PIL import Image, ImageDraw, ImageFont
 
 from .captions import holds_trigger
-from .dataset import TrainingSet
+from .training_set import TrainingSet
 
 _PAPER = "#f4f4f1"
 _CARD = "#ffffff"
@@ -15,6 +15,7 @@ _MAT = "#e6e6e0"
 _INK = "#222222"
 _FAINT = "#6b6b6b"
 _HIGHLIGHT = "#b3380f"
+_PALENESS = 0.75
 _GAP = 14
 _MAX_CAPTION_LINES = 5
 
@@ -23,15 +24,23 @@ _MAX_CAPTION_LINES = 5
 class SheetStyle:
     """What a sheet shows besides pictures and captions.
 
-    `tile` is the side of the square that each picture is fitted into, pixels; `labels` are short grey
-    lines above the captions; `highlight` is coloured where a caption holds it.
+    `tile` is the width of what each picture is fitted into, pixels, `height` its height, 0 = a square;
+    `labels` are short grey lines above the captions, `row_notes` grey texts below the row titles; `corner`
+    stands over the row titles; `highlight` is coloured where a caption holds it.
     """
 
     tile: int = 256
+    height: int = 0
     labels: Sequence[str] = ()
     row_titles: Sequence[str] = ()
+    row_notes: Sequence[str] = ()
     column_titles: Sequence[str] = ()
+    corner: str = ""
     highlight: str = ""
+
+    @property
+    def tile_height(self) -> int:
+        return self.height or self.tile
 
 
 def contact_sheet(
@@ -61,17 +70,18 @@ def contact_sheet(
     for index, image in enumerate(images):
         left, top = grid.place(index)
         draw.rectangle((left, top, left + style.tile - 1, top + grid.card_height(index) - 1), fill=_CARD)
-        draw.rectangle((left, top, left + style.tile - 1, top + style.tile - 1), fill=_MAT)
-        fitted = _fit(image, style.tile)
-        sheet.paste(
-            fitted, (left + (style.tile - fitted.width) // 2, top + (style.tile - fitted.height) // 2)
-        )
+        draw.rectangle((left, top, left + style.tile - 1, top + style.tile_height - 1), fill=_MAT)
+        fitted = _fit(image, style.tile, style.tile_height)
+        across, down = (style.tile - fitted.width) // 2, (style.tile_height - fitted.height) // 2
+        sheet.paste(fitted, (left + across, top + down))
         _draw_text(draw, grid, index, texts[index] if index < len(texts) else [])
     return sheet
 
 
 def dataset_sheet(dataset: TrainingSet, max_pictures: int = 48) -> Image.Image:
     """The pictures of a dataset as they are cropped, with size, file name and caption.
+
+    What a mask leaves out is shown pale and without colour.
 
     Raises:
         InputError: a file is gone or has changed.
@@ -85,11 +95,20 @@ def dataset_sheet(dataset: TrainingSet, max_pictures: int = 48) -> Image.Image:
     columns = min(8, max(1, round((len(shown) * 1.4) ** 0.5)))
     style = SheetStyle(labels=labels, highlight=dataset.trigger_words)
     return contact_sheet(
-        [_fit(dataset.crop_picture(dataset.variants[index][0]), style.tile) for index in shown],
+        [_fit(_shown(dataset, index), style.tile, style.tile_height) for index in shown],
         [dataset.pictures[index].captions[0] or "(no caption)" for index in shown],
         columns,
         style,
     )
+
+
+def _shown(dataset: TrainingSet, index: int) -> Image.Image:
+    variant = dataset.variants[index][0]
+    image, mask = dataset.crop_picture(variant), dataset.crop_mask(variant)
+    if mask is None:
+        return image
+    pale = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, _MAT), _PALENESS)
+    return Image.composite(image, pale, mask)
 
 
 class _Grid:
@@ -104,7 +123,7 @@ class _Grid:
         self._text_heights = [
             max((len(lines) for lines in row), default=0) * self.line_height for row in rows
         ]
-        self.titles_width = style.tile * 3 // 4 if style.row_titles else 0
+        self.titles_width = style.tile * 3 // 4 if style.row_titles or style.row_notes else 0
         heading = [_wrap(title, style.tile, _font(_title_size(style))) for title in style.column_titles]
         self.titles_height = max(map(len, heading), default=0) * round(_title_size(style) * 1.35)
         self.row_tops: list[int] = []
@@ -116,7 +135,7 @@ class _Grid:
 
     def card_height(self, index: int) -> int:
         text = self._text_heights[index // self.columns] + self.label_height
-        return self.style.tile + (text + _GAP if text else 0)
+        return self.style.tile_height + (text + _GAP if text else 0)
 
     def place(self, index: int) -> tuple[int, int]:
         row, column = divmod(index, self.columns)
@@ -130,14 +149,25 @@ def _draw_titles(draw: ImageDraw.ImageDraw, grid: _Grid, style: SheetStyle) -> N
         left = grid.place(column)[0]
         for number, line in enumerate(_wrap(title, style.tile, font)):
             draw.text((left, _GAP + number * spacing), line, fill=_INK, font=font)
-    for top, title in zip(grid.row_tops, style.row_titles, strict=False):
-        for number, line in enumerate(_wrap(title, grid.titles_width - _GAP, font, style.tile // spacing)):
-            draw.text((_GAP, top + number * spacing), line, fill=_INK, font=font)
+    if style.corner and grid.titles_width:
+        line = _wrap(style.corner, grid.titles_width, font, 1)[0]
+        draw.text((_GAP, _GAP), line, fill=_FAINT, font=font)
+    for row, top in enumerate(grid.row_tops):
+        bottom = top + style.tile_height
+        for texts, size, fill in (
+            (style.row_titles, _title_size(style), _INK),
+            (style.row_notes, _caption_size(style), _FAINT),
+        ):
+            font, spacing = _font(size), round(size * 1.35)
+            text = texts[row] if row < len(texts) else ""
+            for line in _wrap(text, grid.titles_width - _GAP, font, max(0, bottom - top) // spacing):
+                draw.text((_GAP, top), line, fill=fill, font=font)
+                top += spacing
 
 
 def _draw_text(draw: ImageDraw.ImageDraw, grid: _Grid, index: int, lines: list[str]) -> None:
     left, top = grid.place(index)
-    left, top = left + _GAP // 2, top + grid.style.tile + _GAP // 2
+    left, top = left + _GAP // 2, top + grid.style.tile_height + _GAP // 2
     font = _font(_caption_size(grid.style))
     if index < len(grid.style.labels):
         label = _wrap(grid.style.labels[index], grid.style.tile, font, 1)
@@ -176,8 +206,8 @@ def _clip(text: str, room: int, font: ImageFont.FreeTypeFont) -> str:
     return kept.rstrip() + "..."
 
 
-def _fit(image: Image.Image, side: int) -> Image.Image:
-    scale = side / max(image.size)
+def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    scale = min(width / image.width, height / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     image = image.convert("RGB")
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)

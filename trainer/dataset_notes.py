@@ -7,8 +7,7 @@ from .captions import clean_caption, holds_trigger
 from .config import DatasetConfig
 from .folder import Note
 from .picture_checks import CheckedPicture
-
-MAX_NAMES = 5
+from .training_set import some
 
 
 def dataset_notes(
@@ -20,12 +19,6 @@ def dataset_notes(
     notes.extend(_captions(pictures, config))
     notes.extend(_enlarged(pictures, placements, config))
     return notes
-
-
-def some(names: Sequence[str], most: int = MAX_NAMES) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _duplicates(pictures: Sequence[CheckedPicture]) -> Iterator[Note]:

@@ -4,8 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from .dataset import TrainingSet
 from .folder import Note
+from .training_set import TrainingSet
 
 MAX_LISTED_NOTES = 20
 
@@ -21,7 +21,9 @@ def describe(dataset: TrainingSet, batch_size: int = 1) -> str:
         [f"Dataset '{dataset.root_name}': {_count(len(dataset.pictures), 'picture')} in use."],
         _buckets(dataset, batch_size),
         _captions(dataset),
+        _masks_and_weights(dataset),
         _arithmetic(dataset, batch_size),
+        _class_images(dataset, batch_size),
         _notes("Left out", [note for note in dataset.notes if note.kind == "skipped"]),
         _notes("Please check", [note for note in dataset.notes if note.kind == "warning"]),
         _notes("Good to know", [note for note in dataset.notes if note.kind == "info"]),
@@ -91,6 +93,40 @@ def _arithmetic(dataset: TrainingSet, batch_size: int) -> list[str]:
             f"{parts} = {_count(batches, 'step')} an epoch."
         )
     return lines
+
+
+def _masks_and_weights(dataset: TrainingSet) -> list[str]:
+    lines = []
+    masked = sum(picture.has_mask for picture in dataset.pictures)
+    if masked:
+        lines.append(
+            f"Masks: {masked} of {_count(len(dataset.pictures), 'picture')}; the loss counts what they show."
+        )
+    weights = Counter(picture.loss_weight for picture in dataset.pictures)
+    if set(weights) != {1}:
+        terms = [f"{_count(number, 'picture')} x {weight:g}" for weight, number in sorted(weights.items())]
+        lines.append(f"Loss weights: {', '.join(terms)}.")
+    return lines
+
+
+def _class_images(dataset: TrainingSet, batch_size: int) -> list[str]:
+    """A step takes one batch of each kind, so class images make a step longer, not an epoch."""
+    kept = dataset.class_set
+    if kept is None:
+        return []
+    captions = Counter(caption for picture in kept.pictures for caption in picture.captions)
+    example = captions.most_common(1)[0][0] or "(empty)"
+    sizes = ", ".join(f"{len(p)} at {width} x {height}" for (width, height), p in kept.buckets.items())
+    seen = dataset.num_samples / kept.num_samples
+    return [
+        f"Class images from '{kept.root_name}': {_count(len(kept.pictures), 'picture')} ({sizes}), most "
+        f"often with the caption: {_shorten(example)}",
+        f"  Each step sees as many of them as of the others: {batch_size} + {batch_size} = "
+        f"{_count(2 * batch_size, 'sample')} a step; the steps of an epoch stay the same.",
+        f"  {_count(dataset.num_samples, 'sample')} an epoch / {_count(kept.num_samples, 'class sample')} = "
+        f"each class image is seen {seen:.3g} times an epoch.",
+        *(f"  {_one_line(str(note))}" for note in kept.notes[:MAX_LISTED_NOTES]),
+    ]
 
 
 def _notes(title: str, notes: Sequence[Note]) -> list[str]:

@@ -4,8 +4,8 @@ A picture costs 256 KiB at 1024 px, a caption 310 KiB in half precision: a thous
 graphics card beside the model. `B` batch, `H W` size of the latents.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from torch import Tensor
 from .batches import Draw
 from .conditioning import Batch, TextCondition, inference_time_ids, stack_conditions, stack_time_ids
 from .config import SizeConditioning
-from .dataset import TrainingSet, Variant
 from .errors import InputError
 from .events import Listener
+from .masks import LATENT_DOWNSCALE
 from .model import TrainableModel
+from .training_set import TrainingSet, Variant
 
 CAPTIONS_AT_ONCE = 8
 PIXELS_AT_ONCE = 1024 * 1024
@@ -28,32 +29,52 @@ PICTURES_AT_ONCE = 16
 class EncodedDataset:
     """`latents[picture][variant]` (4, H, W) float32 scaled; `time_ids` alike, (6,) float32;
     `conditions` by caption.
+
+    `masks` alike, (1, H, W) float32, all ones for pictures without a mask; None where no picture has one.
+    `loss_weights[picture]` () float32; None where all are 1.
     """
 
     latents: tuple[tuple[Tensor, ...], ...]
     time_ids: tuple[tuple[Tensor, ...], ...]
     conditions: Mapping[str, TextCondition]
+    masks: tuple[tuple[Tensor, ...], ...] | None = None
+    loss_weights: tuple[Tensor, ...] | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "EncodedDataset":
         """On the device; text takes the denoiser's type, latents and sizes stay exact."""
         return EncodedDataset(
-            latents=tuple(tuple(v.to(device) for v in variants) for variants in self.latents),
-            time_ids=tuple(tuple(v.to(device) for v in variants) for variants in self.time_ids),
+            latents=_each_to(self.latents, device),
+            time_ids=_each_to(self.time_ids, device),
             conditions={
                 caption: TextCondition(c.prompt_embeds.to(device, dtype), c.pooled.to(device, dtype))
                 for caption, c in self.conditions.items()
             },
+            masks=None if self.masks is None else _each_to(self.masks, device),
+            loss_weights=None if self.loss_weights is None else _each_to([self.loss_weights], device)[0],
         )
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
         """The drawn samples as one batch; all of them lie in one bucket."""
         prompt_embeds, pooled = stack_conditions([self.conditions[d.caption] for d in draws])
+        masks, weights = self.masks, self.loss_weights
         return Batch(
             latents=torch.stack([self.latents[d.picture][d.variant_index] for d in draws]),
             prompt_embeds=prompt_embeds,
             pooled=pooled,
             time_ids=torch.stack([self.time_ids[d.picture][d.variant_index] for d in draws]),
+            loss_weights=None if weights is None else torch.stack([weights[d.picture] for d in draws]),
+            masks=None if masks is None else torch.stack([masks[d.picture][d.variant_index] for d in draws]),
         )
+
+    def with_caption(self, batch: Batch, caption: str) -> Batch:
+        """The same samples, all of them under one caption, which must be among the encoded ones."""
+        same = [self.conditions[caption]] * len(batch.latents)
+        prompt_embeds, pooled = stack_conditions(same)
+        return replace(batch, prompt_embeds=prompt_embeds, pooled=pooled)
+
+
+def _each_to(tensors: Sequence[tuple[Tensor, ...]], device: torch.device) -> tuple[tuple[Tensor, ...], ...]:
+    return tuple(tuple(tensor.to(device) for tensor in some) for some in tensors)
 
 
 def encode_dataset(
@@ -62,8 +83,11 @@ def encode_dataset(
     size_conditioning: SizeConditioning,
     listener: Listener,
     check_stop: Callable[[], None],
+    extra_captions: Sequence[str] = (),
 ) -> EncodedDataset:
     """Encode each variant of each picture and each distinct caption, the empty one included.
+
+    Class images are a dataset of their own and are encoded by a call of their own.
 
     Args:
         dataset: the pictures.
@@ -71,6 +95,7 @@ def encode_dataset(
         size_conditioning: which sizes the denoiser is told.
         listener: hears of the progress.
         check_stop: called before each picture and each few captions; raises to stop.
+        extra_captions: encoded too, for `EncodedDataset.with_caption`.
 
     Raises:
         InputError: a picture or a caption came out of its encoder as NaN or infinite; it is named.
@@ -81,8 +106,31 @@ def encode_dataset(
             tuple(_time_ids(dataset, variant, size_conditioning) for variant in variants)
             for variants in dataset.variants
         ),
-        conditions=_encode_captions(dataset, model, listener, check_stop),
+        conditions=_encode_captions(
+            {"", *extra_captions, *(c for picture in dataset.pictures for c in picture.captions)},
+            model,
+            listener,
+            check_stop,
+        ),
+        masks=_masks(dataset) if dataset.has_masks else None,
+        loss_weights=_loss_weights(dataset),
     )
+
+
+def _masks(dataset: TrainingSet) -> tuple[tuple[Tensor, ...], ...]:
+    masks = []
+    for picture, variants in enumerate(dataset.variants):
+        width, height = variants[0].bucket
+        full = torch.ones(1, height // LATENT_DOWNSCALE, width // LATENT_DOWNSCALE)
+        masks.append(tuple(dataset.load_masks(picture) or [full] * len(variants)))
+    return tuple(masks)
+
+
+def _loss_weights(dataset: TrainingSet) -> tuple[Tensor, ...] | None:
+    weights = [picture.loss_weight for picture in dataset.pictures]
+    if all(weight == 1 for weight in weights):
+        return None
+    return tuple(torch.tensor(weight, dtype=torch.float32) for weight in weights)
 
 
 def _time_ids(dataset: TrainingSet, variant: Variant, size_conditioning: SizeConditioning) -> Tensor:
@@ -138,9 +186,9 @@ def _encode_pixels(model: TrainableModel, pixels: Tensor) -> list[Tensor]:
 
 
 def _encode_captions(
-    dataset: TrainingSet, model: TrainableModel, listener: Listener, check_stop: Callable[[], None]
+    distinct: Set[str], model: TrainableModel, listener: Listener, check_stop: Callable[[], None]
 ) -> dict[str, TextCondition]:
-    captions = sorted({"", *(c for picture in dataset.pictures for c in picture.captions)})
+    captions = sorted(distinct)
     listener.phase("encoding captions", 0, len(captions))
     conditions: dict[str, TextCondition] = {}
     for start in range(0, len(captions), CAPTIONS_AT_ONCE):

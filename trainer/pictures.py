@@ -7,12 +7,13 @@ file's content, never by its ending.
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
@@ -35,6 +36,7 @@ _MAGIC = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"qoif"),
     *(b"\0\0\0\x0cjP  ", b"\xffO\xffQ"),
 )
+_Converted = TypeVar("_Converted")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
@@ -138,10 +140,23 @@ def read_bytes(path: Path) -> bytes:
 
 def decode_picture(data: bytes, background: str = "#ffffff") -> Image.Image:
     """`read_picture` for the bytes of a file."""
+    return _converted(data, lambda upright: _to_srgb(upright, background))
+
+
+def decode_alpha(data: bytes) -> Image.Image | None:
+    """The opacity of a picture's upright pixels, mode L, 255 = opaque; None where it has no alpha channel.
+
+    Raises:
+        UnreadablePictureError: the file is no picture, damaged, cut off or too large.
+    """
+    return _converted(data, lambda upright: _split_alpha(_eight_bit(upright))[1])
+
+
+def _converted(data: bytes, convert: Callable[[Image.Image], _Converted]) -> _Converted:
     image = _open(data)
     _load(image)
     try:
-        return _to_srgb(ImageOps.exif_transpose(image) if _orientation(image) > 1 else image, background)
+        return convert(ImageOps.exif_transpose(image) if _orientation(image) > 1 else image)
     except _DECODER_ERRORS as error:
         raise UnreadablePictureError(f"cannot be converted from mode {image.mode}: {error}") from error
 

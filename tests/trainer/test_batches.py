@@ -1,4 +1,6 @@
+import hashlib
 import itertools
+import json
 import random
 from collections import Counter
 
@@ -99,3 +101,24 @@ def test_generators_differ_by_seed_purpose_and_index():
     assert len(draws) == 5
     # a fixed value: another would silently change what a resumed run sees
     assert generator(1, "sample", 0).randrange(10**6) == 296859
+
+
+def test_a_purpose_draws_independently_and_none_draws_as_ever(dataset):
+    plain, named, other = (BatchPlan(dataset, 2, 7, 0.1, purpose) for purpose in ("", "class", "validation"))
+    drawn = [[plan.batch(index) for index in range(40)] for plan in (plain, named, other)]
+    assert drawn[0] == [BatchPlan(dataset, 2, 7, 0.1).batch(index) for index in range(40)]
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+    assert drawn[1] == [BatchPlan(dataset, 2, 7, 0.1, "class").batch(index) for index in range(40)]
+    pictures = Counter(d.picture for batch in drawn[1][: named.num_batches] for d in batch)
+    assert pictures == dict.fromkeys(range(10), 3)  # every epoch is whole under every purpose
+
+
+def test_plain_draws_are_those_that_older_runs_were_made_with(example_folder):
+    """A resumed run must see what it would have seen; the digest was taken before purposes existed."""
+    dataset = load_dataset(example_folder, DatasetConfig(resolution=128, flip=True, repeats=2))
+    plan = BatchPlan(dataset, 4, 42, 0.1)
+    draws = [
+        [(d.picture, d.variant_index, d.caption_index) for d in plan.batch(index)] for index in range(20)
+    ]
+    digest = hashlib.sha256(json.dumps(draws).encode()).hexdigest()
+    assert digest == "f75a780c93b168e6be562697a53c4c94498821b788f3ac7c7713675fbd0066a1"

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 from sdxl_trainer.trainer.config import DatasetConfig
 from sdxl_trainer.trainer.contact_sheet import SheetStyle, contact_sheet, dataset_sheet
 from sdxl_trainer.trainer.dataset import load_dataset
@@ -52,6 +52,19 @@ def test_titles_make_room_and_are_drawn():
     assert left > place_of(bare, COLORS[0])[0] and top > place_of(bare, COLORS[0])[1]
     grey = np.asarray(sheet.convert("L"))
     assert (grey[:top, left:] < 100).any() and (grey[top:, :left] < 100).any()
+
+
+def test_tiles_may_be_lower_than_wide_and_notes_stand_below_titles():
+    square = contact_sheet(images((64, 32)), [], 5, SheetStyle(tile=64))
+    low = contact_sheet(images((64, 32)), [], 5, SheetStyle(tile=64, height=32))
+    assert (low.width, low.height) == (square.width, square.height - 32)
+    titles = {"tile": 128, "row_titles": ["strength 1"] * 2, "column_titles": ["a", "b"]}
+    bare = contact_sheet(images()[:4], [], 2, SheetStyle(**titles))
+    noted = contact_sheet(images()[:4], [], 2, SheetStyle(**titles, row_notes=["a cat"] * 2, corner="zorp"))
+    assert noted.size == bare.size
+    changed = ImageChops.difference(noted, bare).getbbox()
+    assert changed[1] < 14 + 13  # the corner, in the line of the column titles
+    assert changed[2] < 14 + 128 * 3 // 4  # nothing beside the titles
 
 
 def test_the_trigger_is_coloured_where_it_stands_as_a_word():

@@ -263,6 +263,15 @@ def test_the_fingerprint_is_the_same_decoded_or_not(folder):
     assert load_dataset(folder, config).fingerprint == folder_fingerprint(folder, config)
 
 
+def test_the_fingerprint_is_the_one_that_older_runs_were_made_with(tmp_path):
+    """A finished run is found again by it; the value was taken before class images and masks existed."""
+    (tmp_path / "a.png").write_bytes(b"one")
+    (tmp_path / "b.png").write_bytes(b"two")
+    (tmp_path / "a.txt").write_text("a hat")
+    found = folder_fingerprint(tmp_path, DatasetConfig(resolution=512, trigger="zorp", flip=True))
+    assert found == "f40486a3e0f5e73fd165d09e0b2f78d8f9ba552370f6e96b31881a538a9b870a"
+
+
 def test_the_fingerprint_stays_when_nothing_of_substance_changes(folder, tmp_path):
     config = DatasetConfig(resolution=128)
     before = folder_fingerprint(folder, config)

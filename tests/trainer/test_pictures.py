@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageFile, features
 from sdxl_trainer.trainer.pictures import (
     UnreadablePictureError,
+    decode_alpha,
     decode_picture,
     inspect_picture,
     looks_like_picture,
@@ -344,3 +345,39 @@ def grey_ink_profile():
         b"wtpt": xyz_tag((0.9642, 1.0, 0.8249)),
     }
     return icc(b"CMYK", b"Lab ", {**tags, b"A2B0": lut, b"A2B1": lut})
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "rgb with a key colour"])
+def test_opacity_is_read_from_every_mode_that_has_it(kind):
+    alpha = noise(channels=1)[..., 0]
+    if kind == "P":
+        alpha = (alpha > 127).astype(np.uint8) * 255
+        image = Image.fromarray((alpha > 0).astype(np.uint8), "P")
+        image.putpalette([9, 9, 9, 200, 0, 0])
+        data = encode(image, transparency=0)
+    elif kind == "rgb with a key colour":
+        alpha = (alpha > 127).astype(np.uint8) * 255
+        image = Image.fromarray(np.repeat(alpha[..., None], 3, axis=2))
+        data = encode(image, transparency=(0, 0, 0))
+    else:
+        image = Image.new(kind, (128, 96), 200)
+        image.putalpha(Image.fromarray(alpha))
+        data = encode(image)
+    assert np.array_equal(decode_alpha(data), alpha)
+
+
+def test_opacity_is_turned_upright_with_the_picture():
+    alpha = noise(channels=1)[..., 0]
+    for orientation, undo in UNDO.items():
+        stored = Image.merge("LA", [Image.new("L", (128, 96)), Image.fromarray(alpha)]).transpose(undo)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        assert np.array_equal(decode_alpha(encode(stored, exif=exif)), alpha), orientation
+
+
+def test_a_picture_without_transparency_has_no_opacity():
+    for image in (quadrants(), quadrants().convert("L"), quadrants().convert("P")):
+        assert decode_alpha(encode(image)) is None
+    assert decode_alpha(encode(quadrants(), "JPEG")) is None
+    with pytest.raises(UnreadablePictureError, match="0 bytes"):
+        decode_alpha(b"")
