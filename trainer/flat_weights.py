@@ -53,6 +53,9 @@ class FlatWeights:
     def names(self) -> list[str]:
         return list(self._places)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
     @property
     def is_shared(self) -> bool:
         """True for a float32 model, which multiplies with the master weights themselves."""

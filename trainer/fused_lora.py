@@ -8,8 +8,6 @@ takes 3, and 7 backward where this takes 5.
 Shapes: N samples x tokens, I inputs, O outputs, R rank; B, H, W of a convolution.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from .adapter_dropout import AdapterMode, LayerDropout
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,69 +33,82 @@ class LoRALayer:
     up_gradient: Tensor
     scale: float
 
+    @property
+    def rank_axis(self) -> int:
+        """Of what lies between `down` and `up`: (..., R) or (B, R, H, W)."""
+        return 1 if isinstance(self.base, nn.Conv2d) else -1
 
-class _LinearLoRA(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, layer: LoRALayer) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        hidden = rows @ down.t()
-        y = F.linear(x, layer.base.weight, layer.base.bias)
-        y.view(-1, y.shape[-1]).addmm_(hidden, up.t(), alpha=layer.scale)
-        # weights and buffers outlive the graph: only what the step computed goes through save_for_backward,
-        # so that a checkpoint drops it
-        ctx.layer, ctx.x_shape = layer, x.shape
-        ctx.save_for_backward(rows, hidden)
-        return y
+    def hidden_of(self, x: Tensor) -> Tensor:
+        """`down` on the input: (..., I) -> (..., R), or (B, I, H, W) -> (B, R, H', W')."""
+        down = self.down.detach()
+        if isinstance(self.base, nn.Conv2d):
+            return F.conv2d(x, down, None, self.base.stride, self.base.padding, self.base.dilation)
+        return (x.reshape(-1, x.shape[-1]) @ down.t()).view(*x.shape[:-1], -1)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        layer: LoRALayer = ctx.layer
-        rows, hidden = ctx.saved_tensors
-        dy = dy.reshape(-1, dy.shape[-1])
-        d_hidden = dy @ layer.up.detach()
-        layer.up_gradient.addmm_(dy.t(), hidden, alpha=layer.scale)
-        layer.down_gradient.addmm_(d_hidden.t(), rows, alpha=layer.scale)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = dy @ layer.base.weight
-            dx = dx.addmm_(d_hidden, layer.down.detach(), alpha=layer.scale).view(ctx.x_shape)
-        return dx, None, None, None
-
-
-class _ConvLoRA(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, layer: LoRALayer) -> Tensor:
-        conv = layer.base
-        hidden = F.conv2d(x, down, None, conv.stride, conv.padding, conv.dilation)
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """The layer's output with scale * up @ hidden added."""
+        up = self.up.detach()
+        if not isinstance(self.base, nn.Conv2d):
+            y = F.linear(x, self.base.weight, self.base.bias)
+            y.view(-1, y.shape[-1]).addmm_(hidden.view(-1, hidden.shape[-1]), up.t(), alpha=self.scale)
+            return y
+        conv = self.base
         y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation).contiguous()
         up_matrix = up.flatten(1).expand(y.shape[0], -1, -1)  # (B, O, R)
-        y.flatten(2).baddbmm_(up_matrix, hidden.flatten(2), alpha=layer.scale)  # (B, O, H*W)
-        ctx.layer = layer
-        ctx.save_for_backward(x, hidden)
+        y.flatten(2).baddbmm_(up_matrix, hidden.flatten(2), alpha=self.scale)  # (B, O, H*W)
         return y
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        layer: LoRALayer = ctx.layer
-        x, hidden = ctx.saved_tensors
-        dy_rows = dy.flatten(2)  # (B, O, H*W)
-        up_matrix = layer.up.detach().flatten(1).t().expand(dy.shape[0], -1, -1)  # (B, R, O)
-        d_hidden = torch.bmm(up_matrix, dy_rows).view_as(hidden)
-        layer.up_gradient.flatten(1).addbmm_(dy_rows, hidden.flatten(2).mT, alpha=layer.scale)
-        needs_dx = ctx.needs_input_grad[0]
-        dx_side, d_down = _conv_backward(layer.base, d_hidden, x, layer.down.detach(), (needs_dx, True))
-        layer.down_gradient.add_(d_down, alpha=layer.scale)
+    def backward(
+        self, dy: Tensor, x: Tensor, hidden: Tensor, mask: Tensor | None, needs_dx: bool
+    ) -> Tensor | None:
+        """Add the gradients of `down` and `up` to the buffers; says the gradient of the input.
+
+        Args:
+            dy: of the output.
+            x: of the forward pass.
+            hidden: of the forward pass, after the mask.
+            mask: what `hidden` was multiplied with.
+            needs_dx: whether the input's gradient is wanted.
+        """
+        run = self._conv_backward if isinstance(self.base, nn.Conv2d) else self._linear_backward
+        return run(dy, x, hidden, mask, needs_dx)
+
+    def _linear_backward(
+        self, dy: Tensor, x: Tensor, hidden: Tensor, mask: Tensor | None, needs_dx: bool
+    ) -> Tensor | None:
+        dy = dy.reshape(-1, dy.shape[-1])
+        rows, hidden_rows = x.reshape(-1, x.shape[-1]), hidden.view(-1, hidden.shape[-1])
+        d_hidden = dy @ self.up.detach()
+        if mask is not None:
+            d_hidden.view_as(hidden).mul_(mask)
+        self.up_gradient.addmm_(dy.t(), hidden_rows, alpha=self.scale)
+        self.down_gradient.addmm_(d_hidden.t(), rows, alpha=self.scale)
         if not needs_dx:
-            return None, None, None, None
-        dx, _ = _conv_backward(layer.base, dy, x, layer.base.weight, (True, False))
-        return dx.add_(dx_side, alpha=layer.scale), None, None, None
+            return None
+        dx = dy @ self.base.weight
+        return dx.addmm_(d_hidden, self.down.detach(), alpha=self.scale).view(x.shape)
+
+    def _conv_backward(
+        self, dy: Tensor, x: Tensor, hidden: Tensor, mask: Tensor | None, needs_dx: bool
+    ) -> Tensor | None:
+        dy_rows = dy.flatten(2)  # (B, O, H*W)
+        up_matrix = self.up.detach().flatten(1).t().expand(dy.shape[0], -1, -1)  # (B, R, O)
+        d_hidden = torch.bmm(up_matrix, dy_rows).view_as(hidden)
+        if mask is not None:
+            d_hidden.mul_(mask)
+        self.up_gradient.flatten(1).addbmm_(dy_rows, hidden.flatten(2).mT, alpha=self.scale)
+        dx_side, d_down = conv_backward(self.base, d_hidden, x, self.down.detach(), (needs_dx, True))
+        self.down_gradient.add_(d_down, alpha=self.scale)
+        if not needs_dx:
+            return None
+        dx, _ = conv_backward(self.base, dy, x, self.base.weight, (True, False))
+        return dx.add_(dx_side, alpha=self.scale)
 
 
-def _conv_backward(
-    conv: nn.Conv2d, dy: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+def conv_backward(
+    conv: nn.Module, dy: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
+    """Gradients of the input and of `weight`, for the geometry of `conv`; unwanted ones are None."""
     dx, d_weight, _ = torch.ops.aten.convolution_backward(
         dy,
         x,
@@ -110,6 +123,28 @@ def _conv_backward(
         [*wanted, False],
     )
     return dx, d_weight
+
+
+class _LoRA(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, down: Tensor, up: Tensor, layer: LoRALayer, dropout: LayerDropout | None
+    ) -> Tensor:
+        hidden = layer.hidden_of(x)
+        mask = None if dropout is None else dropout.inner_mask(hidden, layer.rank_axis)
+        if mask is not None:
+            hidden.mul_(mask)
+        # weights and buffers outlive the graph: only what the step computed goes through save_for_backward,
+        # so that a checkpoint drops it
+        ctx.layer = layer
+        ctx.save_for_backward(x, hidden, mask)
+        return layer.forward(x, hidden)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, mask = ctx.saved_tensors
+        return ctx.layer.backward(dy, x, hidden, mask, ctx.needs_input_grad[0]), None, None, None, None
 
 
 class _SharedInputLoRA(torch.autograd.Function):
@@ -158,11 +193,12 @@ class _SharedInputLoRA(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class LoRAGroup:
-    """Linear layers of one input. `down` and `down_gradient`: theirs joined, (L*R, I)."""
+    """Linear layers of one input and one rank. `down` and `down_gradient`: theirs joined, (L*R, I)."""
 
     layers: tuple[LoRALayer, ...]
     down: Tensor
     down_gradient: Tensor
+    mode: AdapterMode
 
     @property
     def scale(self) -> float:
@@ -170,31 +206,12 @@ class LoRAGroup:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """(..., I) -> the (..., O) of each layer."""
+        if not self.mode.is_on:
+            return tuple(F.linear(x, layer.base.weight, layer.base.bias) for layer in self.layers)
         weights = [weight for layer in self.layers for weight in (layer.down, layer.up)]
         return _SharedInputLoRA.apply(x, self, *weights)
 
 
-class LoRAForward:
-    """The forward of one layer, to stand in place of peft's."""
-
-    def __init__(self, layer: LoRALayer) -> None:
-        self.layer = layer
-        self._function = _ConvLoRA if isinstance(layer.base, nn.Conv2d) else _LinearLoRA
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(..., I) -> (..., O), or (B, I, H, W) -> (B, O, H', W')."""
-        layer = self.layer
-        return self._function.apply(x, layer.down, layer.up, layer)
-
-
-def can_be_fused(base: nn.Module) -> bool:
-    """True for plain linear layers and ungrouped, zero-padded convolutions: all that SDXL's UNet has."""
-    if isinstance(base, nn.Conv2d):
-        return base.groups == 1 and base.padding_mode == "zeros" and not isinstance(base.padding, str)
-    return type(base) is nn.Linear
-
-
-def kaiming_uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Float32 on the CPU, in +-1 / sqrt(inputs): `nn.init.kaiming_uniform_(a=sqrt(5))`, as kohya's."""
-    bound = 1.0 / math.sqrt(math.prod(shape[1:]))
-    return torch.empty(tuple(shape)).uniform_(-bound, bound, generator=generator)
+def run_lora(layer: LoRALayer, x: Tensor, dropout: LayerDropout | None) -> Tensor:
+    """(..., I) -> (..., O), or (B, I, H, W) -> (B, O, H', W')."""
+    return _LoRA.apply(x, layer.down, layer.up, layer, dropout)

@@ -1,71 +1,90 @@
-"""Which layers of the UNet get a LoRA, how it starts, and how it comes off again.
+"""The adapter on a UNet: how it starts, what it holds, and how it comes off again.
 
-peft finds the layers and puts its own beside them; their weights are then views of one flat buffer
-(`flat_weights.py`) and their forward is the one of `fused_lora.py`. Only ever on the run's private view of
-the UNet: nothing here may see a module of the host. Names are diffusers' module paths.
+Layers keep their module; only their `forward` is replaced, on the instance. The weights are views of one
+flat buffer (`flat_weights.py`); which there are says `adapter_parts.py`, how they multiply `fused_lora.py`,
+`dora.py` and `weight_space.py`. Only ever on the run's private view of the UNet: nothing here may see a
+module of the host. Names are diffusers' module paths.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora.layer import LoraLayer as PeftLayer
 from torch import Tensor, nn
 
-from .config import LoRAConfig, Targets
-from .flat_weights import FlatWeights
-from .fused_lora import LoRAForward, LoRAGroup, LoRALayer, can_be_fused, kaiming_uniform
+from .adapter_dropout import AdapterMode, LayerDropout, layer_dropout
+from .adapter_layers import TARGET_NAMES, choose_layers
+from .adapter_parts import FASTER, PARTS, STARTS_AT_ZERO, column_norm, part_shapes, start_value, updated
+from .config import LoRAConfig
+from .dora import DoRALayer, run_dora
+from .flat_weights import FlatWeights, Shape
+from .fused_lora import LoRAGroup, LoRALayer, run_lora
 from .lean_attention import LeanAttention, is_plain
+from .weight_space import WeightSpaceLayer, run_untouched, run_weight_space
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
-CONVOLUTION = (
-    "conv1",
-    "conv2",
-    "conv_shortcut",
-    "time_emb_proj",
-    "downsamplers.0.conv",
-    "upsamplers.0.conv",
-)
-TARGET_NAMES: Mapping[Targets, tuple[str, ...]] = {
-    "attention": ATTENTION,
-    "attention+ff": ATTENTION + FEED_FORWARD,
-    "attention+ff+conv": ATTENTION + FEED_FORWARD + CONVOLUTION,
-}
-"""Endings of module paths: 560, 722 and 788 layers of SDXL; the second is kohya's default set."""
-
-_ADAPTER_NAME = "default"
-DOWN, UP = ".lora_down", ".lora_up"
+__all__ = ["TARGET_NAMES", "AdaptedLayer", "Adapter", "attach_adapter"]
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """A LoRA on a UNet.
+@dataclass(frozen=True, eq=False)
+class AdaptedLayer:
+    """A frozen layer and what runs in its place.
 
     Attributes:
-        layers: module path -> (lora_down, lora_up) in the model's type: (R, I) and (O, R), or
-            (R, I, k, k) and (O, R, 1, 1) for convolutions.
-        weights: the flat buffers; names are `<module path>.lora_down` and `<module path>.lora_up`.
-        scale: alpha / rank.
+        parts: by part name, in the model's type; views of the flat buffer.
+        run: the layer with its update.
+        lora: of plain LoRA and DoRA.
+    """
+
+    base: nn.Linear | nn.Conv2d
+    parts: Mapping[str, nn.Parameter]
+    run: Callable[[Tensor, LayerDropout | None], Tensor]
+    dropout: LayerDropout | None
+    mode: AdapterMode
+    lora: LoRALayer | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., I) -> (..., O), or (B, I, H, W) -> (B, O, H', W')."""
+        if not self.mode.is_on:
+            return type(self.base).forward(self.base, x)
+        dropout = self.dropout if self.mode.is_training else None
+        if dropout is not None and dropout.is_left_out():
+            return run_untouched(self.base, x, self.parts)
+        return self.run(x, dropout)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """A LoRA, DoRA, LoHa or LoKr on a UNet.
+
+    Attributes:
+        config: what it was made from.
+        layers: by module path.
+        weights: the flat buffers; names are `<module path>.<part>`, parts as in `adapter_parts.PARTS`.
+        mode: whether the layers take part, and their dropout.
     """
 
     unet: UNet2DConditionModel
-    layers: dict[str, tuple[nn.Parameter, nn.Parameter]]
+    config: LoRAConfig
+    layers: dict[str, AdaptedLayer]
     weights: FlatWeights
-    scale: float
-    _peft_layers: dict[str, PeftLayer]
-    _processors: dict[str, Any]
+    mode: AdapterMode
+    _processors: dict[str, Any] = field(repr=False)
+
+    @property
+    def paths(self) -> list[str]:
+        """Module paths of the layers that learn."""
+        return list(self.layers)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """float32 copies on the CPU, each with its own memory: `<module path>.lora_down`, `.lora_up`."""
+        """float32 copies on the CPU, each with its own memory: `<module path>.<part>`."""
         flat = self.weights.snapshot()
-        state = {name: self.weights.view(flat, name).clone() for name in self.weights.names}
-        return {key: state[key] for path in self.layers for key in (path + DOWN, path + UP)}
+        names = [f"{path}.{part}" for path, layer in self.layers.items() for part in layer.parts]
+        return {name: self.weights.view(flat, name).clone() for name in names}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -84,106 +103,150 @@ class Adapter:
             view.copy_(tensor)
         self.weights.publish()
 
+    def begin_micro_step(self, seed: int, index: int) -> None:
+        """Draw the dropout anew, as a function of (seed, index, layer); without dropout nothing changes.
+
+        Call it before the forward passes of one backward pass, not between them: blocks that are computed
+        again in the backward pass look up the same two numbers.
+        """
+        self.mode.seed, self.mode.index = seed, index
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Within it the UNet answers as without adapter, bit for bit."""
+        return self.mode.turned(is_on=False)
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Within it nothing is dropped."""
+        return self.mode.turned(is_training=False)
+
+    def num_still(self) -> int:
+        """How many layers' update is still exactly nothing. Waits for the device."""
+        return sum(self._is_still(path, layer) for path, layer in self.layers.items())
+
+    @torch.no_grad()
+    def _is_still(self, path: str, layer: AdaptedLayer) -> bool:
+        parts = self._master_parts(path)
+        if any(bool(parts[part].any()) for part in STARTS_AT_ZERO if part in parts):
+            return False
+        magnitude = parts.get("dora_scale")
+        return magnitude is None or torch.equal(magnitude, column_norm(layer.base.weight).to(magnitude))
+
+    def is_up(self, name: str) -> bool:
+        """Whether LoRA+ gives the weight `name` its higher rate: `lora_up` and its counterparts."""
+        return name.endswith(FASTER)
+
+    @torch.no_grad()
+    def weight_with_update(self, path: str) -> Tensor:
+        """The layer's weight as a merge would make it, float32, from the master weights.
+
+        (O, I) or (O, I, k, k), on the UNet's device.
+        """
+        return updated(self.layers[path].base.weight.float(), self._master_parts(path), self.config.scale)
+
+    def _master_parts(self, path: str) -> dict[str, Tensor]:
+        names = {part: f"{path}.{part}" for part in self.layers[path].parts}
+        return {part: self.weights.view(self.weights.master, name) for part, name in names.items()}
+
     def detach(self) -> None:
-        """Take the LoRA off: the UNet has its own modules again, the same objects as before."""
-        for path, peft_layer in self._peft_layers.items():
-            parent, _, child = path.rpartition(".")
-            setattr(self.unet.get_submodule(parent), child, peft_layer.base_layer)
+        """Take the adapter off: every module and attribute of the UNet is what it was before."""
+        for path in self.layers:
+            vars(self.unet.get_submodule(path)).pop("forward", None)
         for path, processor in self._processors.items():
             self.unet.get_submodule(path).set_processor(processor)
-        self._peft_layers.clear()
         self._processors.clear()
-        if hasattr(self.unet, "peft_config"):
-            del self.unet.peft_config
 
 
-def attach_lora(unet: UNet2DConditionModel, config: LoRAConfig, seed: int) -> Adapter:
-    """Put a fresh LoRA on a private UNet view: it changes no output until it is trained.
+def attach_adapter(unet: UNet2DConditionModel, config: LoRAConfig, seed: int) -> Adapter:
+    """Put a fresh adapter on a private UNet view: it changes no output until it is trained.
 
-    `lora_down` starts as kohya's does, uniform in +-1/sqrt(inputs), drawn from (seed, layer name) on the CPU
-    in float32, so that a seed gives the same bytes on any device; `lora_up` starts at 0.
+    Every weight is drawn from (seed, its name) on the CPU in float32, so that a seed gives the same bytes on
+    any device.
 
     Args:
-        unet: frozen; its modules are replaced until `Adapter.detach`.
-        config: rank, alpha, targets.
+        unet: frozen; the `forward` of its layers is replaced until `Adapter.detach`.
+        config: kind, rank, alpha, layers, dropout.
         seed: 0 to 2^64 - 1.
 
     Raises:
-        ValueError: the UNet carries a LoRA already, or has a layer this code cannot train beside.
+        InputError: the settings leave no layer, or name a block that is not there.
+        ValueError: the UNet carries an adapter already, or has a layer this code cannot train beside.
     """
-    if hasattr(unet, "peft_config"):
+    modules = dict(unet.named_modules())
+    ranks = choose_layers(unet, config)
+    if any("forward" in vars(modules[path]) for path in ranks):
         raise ValueError("the UNet carries a LoRA already: detach that one first")
-    device, dtype = unet.device, unet.dtype
-    peft_layers = _inject(unet, config)
-    weights = FlatWeights(_shapes(peft_layers), device, dtype)
-    _draw(weights, seed)
-    scale = config.effective_alpha / config.rank
-    fused = {path: _fuse(path, layer, weights, scale) for path, layer in peft_layers.items()}
-    return Adapter(
-        unet=unet,
-        layers={path: (layer.down, layer.up) for path, layer in fused.items()},
-        weights=weights,
-        scale=scale,
-        _peft_layers=peft_layers,
-        _processors=_make_attention_lean(unet, fused, weights),
+    weights = FlatWeights(
+        _shapes({path: (modules[path], rank) for path, rank in ranks.items()}, config),
+        unet.device,
+        unet.dtype,
     )
+    _start(weights, modules, seed)
+    mode = AdapterMode()
+    layers = {path: _adapt(path, modules[path], weights, config, mode) for path in ranks}
+    processors = _make_attention_lean(unet, layers, weights)
+    for path, layer in layers.items():
+        modules[path].forward = layer
+    return Adapter(unet, config, layers, weights, mode, processors)
 
 
-def _inject(unet: UNet2DConditionModel, config: LoRAConfig) -> dict[str, PeftLayer]:
-    peft_config = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.effective_alpha,
-        target_modules=list(TARGET_NAMES[config.targets]),
-        lora_dropout=0.0,
-        bias="none",
-    )
-    # low_cpu_mem_usage leaves peft's own weights undrawn: no global random numbers used, no memory taken
-    inject_adapter_in_model(peft_config, unet, _ADAPTER_NAME, low_cpu_mem_usage=True)
-    layers = {path: module for path, module in unet.named_modules() if isinstance(module, PeftLayer)}
-    odd = [path for path, layer in layers.items() if not can_be_fused(layer.base_layer)]
-    if odd:
-        raise ValueError(f"{odd[0]} is a {type(layers[odd[0]].base_layer).__name__}, no plain layer")
-    return layers
-
-
-def _shapes(layers: Mapping[str, PeftLayer]) -> dict[str, tuple[int, ...]]:
-    """All `lora_down` first: those of to_q, to_k, to_v then lie side by side and multiply as one."""
-    downs = {path + DOWN: tuple(x.lora_A[_ADAPTER_NAME].weight.shape) for path, x in layers.items()}
-    ups = {path + UP: tuple(x.lora_B[_ADAPTER_NAME].weight.shape) for path, x in layers.items()}
-    return downs | ups
+def _shapes(layers: Mapping[str, tuple[nn.Module, int]], config: LoRAConfig) -> dict[str, Shape]:
+    """Part by part: all `lora_down` side by side, so that those of to_q, to_k, to_v multiply as one."""
+    shapes = {path: part_shapes(config, tuple(m.weight.shape), rank) for path, (m, rank) in layers.items()}
+    return {f"{path}.{part}": own[part] for part in PARTS for path, own in shapes.items() if part in own}
 
 
 @torch.no_grad()
-def _draw(weights: FlatWeights, seed: int) -> None:
+def _start(weights: FlatWeights, modules: Mapping[str, nn.Module], seed: int) -> None:
     for name in weights.names:
         view = weights.view(weights.master, name)
-        if name.endswith(DOWN) and not view.is_meta:
-            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-            view.copy_(kaiming_uniform(view.shape, generator))
+        path, _, part = name.rpartition(".")
+        if view.is_meta:
+            continue
+        if part == "dora_scale":
+            view.copy_(column_norm(modules[path].weight))
+            continue
+        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        view.copy_(start_value(part, tuple(view.shape), generator))
     weights.publish()
 
 
-def _fuse(path: str, peft_layer: PeftLayer, weights: FlatWeights, scale: float) -> LoRALayer:
-    """Give peft's layer the flat buffer's weights and the fused forward."""
-    down = nn.Parameter(weights.view(weights.compute, path + DOWN))
-    up = nn.Parameter(weights.view(weights.compute, path + UP))
-    peft_layer.lora_A[_ADAPTER_NAME].weight = down
-    peft_layer.lora_B[_ADAPTER_NAME].weight = up
-    layer = LoRALayer(
-        base=peft_layer.base_layer,
-        down=down,
-        up=up,
-        down_gradient=weights.view(weights.compute_gradient, path + DOWN),
-        up_gradient=weights.view(weights.compute_gradient, path + UP),
-        scale=scale,
+def _adapt(
+    path: str, base: nn.Linear | nn.Conv2d, weights: FlatWeights, config: LoRAConfig, mode: AdapterMode
+) -> AdaptedLayer:
+    names = {part: f"{path}.{part}" for part in PARTS if f"{path}.{part}" in weights}
+    parts = {part: nn.Parameter(weights.view(weights.compute, name)) for part, name in names.items()}
+    gradients = {part: weights.view(weights.compute_gradient, name) for part, name in names.items()}
+    dropout = layer_dropout(config, mode, path)
+    if "lora_up" not in parts:
+        layer = WeightSpaceLayer(base, parts, gradients, config.scale)
+        return AdaptedLayer(base, parts, _bound(run_weight_space, layer), dropout, mode)
+    lora = LoRALayer(
+        base=base,
+        down=parts["lora_down"],
+        up=parts["lora_up"],
+        down_gradient=gradients["lora_down"],
+        up_gradient=gradients["lora_up"],
+        scale=config.scale,
     )
-    peft_layer.forward = LoRAForward(layer)
-    return layer
+    if "dora_scale" not in parts:
+        return AdaptedLayer(base, parts, _bound(run_lora, lora), dropout, mode, lora)
+    dora = DoRALayer(
+        lora=lora,
+        magnitude=parts["dora_scale"],
+        master=weights.view(weights.master, names["dora_scale"]),
+        gradient=gradients["dora_scale"],
+        square_norm=column_norm(base.weight).square().view(-1),
+    )
+    return AdaptedLayer(base, parts, _bound(run_dora, dora), dropout, mode, lora)
+
+
+def _bound(run: Callable[..., Tensor], layer: Any) -> Callable[[Tensor, LayerDropout | None], Tensor]:
+    return lambda x, dropout: run(layer, x, dropout)
 
 
 def _make_attention_lean(
-    unet: UNet2DConditionModel, fused: Mapping[str, LoRALayer], weights: FlatWeights
+    unet: UNet2DConditionModel, layers: Mapping[str, AdaptedLayer], weights: FlatWeights
 ) -> dict[str, Any]:
     """Swap the attention processors; returns those that were there, by module path."""
     before = {}
@@ -191,17 +254,23 @@ def _make_attention_lean(
         if not isinstance(module, Attention) or not is_plain(module):
             continue
         before[path] = module.processor
-        names = ("to_k", "to_v") if module.is_cross_attention else ("to_q", "to_k", "to_v")
-        group = _group([f"{path}.{name}" for name in names], fused, weights)
         is_cross = module.is_cross_attention
+        names = ("to_k", "to_v") if is_cross else ("to_q", "to_k", "to_v")
+        group = _group([f"{path}.{name}" for name in names], layers, weights)
         module.set_processor(LeanAttention(None if is_cross else group, group if is_cross else None))
     return before
 
 
-def _group(paths: list[str], fused: Mapping[str, LoRALayer], weights: FlatWeights) -> LoRAGroup:
-    downs = [path + DOWN for path in paths]
+def _group(paths: list[str], layers: Mapping[str, AdaptedLayer], weights: FlatWeights) -> LoRAGroup | None:
+    """The layers as one; None where they must run one by one: another kind, other ranks, dropout."""
+    members = [layers[path] for path in paths if path in layers]
+    loras = [m.lora for m in members if m.lora and "dora_scale" not in m.parts and not m.dropout]
+    if len(loras) < len(paths) or len({len(lora.down) for lora in loras}) > 1:
+        return None
+    downs = [f"{path}.lora_down" for path in paths]
     return LoRAGroup(
-        layers=tuple(fused[path] for path in paths),
+        layers=tuple(loras),
         down=weights.joined_view(weights.compute, downs),
         down_gradient=weights.joined_view(weights.compute_gradient, downs),
+        mode=members[0].mode,
     )

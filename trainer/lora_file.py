@@ -1,49 +1,48 @@
-"""The LoRA file: what ComfyUI, A1111, kohya and diffusers load.
+"""The LoRA file: what ComfyUI, A1111, kohya and diffusers load. Its layout: `lora_layout.py`."""
 
-kohya's layout: `<name>.lora_down.weight` (R, I) or (R, I, k, k), `<name>.lora_up.weight` (O, R) or
-(O, R, 1, 1) and `<name>.alpha`, a scalar, with W' = W + alpha / R * up @ down (arXiv 2106.09685). Without
-`.alpha` ComfyUI takes the scale as 1, so it is always written. Names: `lora_names.py`.
-"""
-
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .adapter_parts import kind_of, rank_of
 from .atomic_file import write_atomically
-from .config import LoRAConfig
+from .config import AdapterKind, LoRAConfig, SavePrecision
 from .errors import InputError
-from .lora_names import SDXL_LAYERS_PER_BLOCK, to_diffusers_paths, to_kohya_names
+from .lora_layout import ALPHA, SUFFIXES, family_problem, layout_problem, parts_by_layer, to_kohya
+from .lora_names import SDXL_LAYERS_PER_BLOCK, to_diffusers_paths
 from .metadata import content_hashes
 from .safetensors_file import read_safetensors, serialize
 
-SavePrecision = Literal["fp16", "bf16", "fp32"]
+__all__ = [
+    "DTYPES",
+    "LoRAFile",
+    "SavePrecision",
+    "read_lora",
+    "to_diffusers",
+    "to_kohya",
+    "write_diffusers_lora",
+    "write_lora",
+]
+
 DTYPES: Mapping[SavePrecision, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
     "fp32": torch.float32,
 }
 
-MAX_ROUNDING = 2**-9
-"""Largest share of its own length that a tensor may change by when saved: what bf16 does to any numbers."""
+MAX_ROUNDING = 2**-8
+"""Largest share of its own length that a tensor may change by when saved: the most bf16 does to any."""
 
-_DOWN, _UP, _ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-_CONTEXT_WIDTHS = {768: "SD 1.x", 1024: "SD 2.x", 1280: "the SDXL refiner"}
-_FAMILIES = (
-    (re.compile(r"lora_te_text_model"), "SD 1.x or 2.x"),
-    (re.compile(r"(?:^|[._])(?:double|single)_(?:transformer_)?blocks|single_transformer_blocks"), "Flux"),
-    (re.compile(r"(?:^|[._])joint_blocks"), "SD 3"),
-    (re.compile(r"^(?:transformer|lora_transformer|diffusion_model)[._]"), "another model family"),
-)
+_ALWAYS_FLOAT32 = (ALPHA, SUFFIXES["dora_scale"])
+"""A DoRA's lengths differ little from the frozen weight's: rounded to fp16 they would drown the update."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoRAFile:
-    """A LoRA as it lies in its file: kohya's tensor names, metadata."""
+    """A LoRA of any kind as it lies in its file: tensors under its names, metadata."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -51,15 +50,35 @@ class LoRAFile:
     @property
     def names(self) -> list[str]:
         """Kohya names of the layers, such as `lora_unet_middle_block_1_proj_in`."""
-        return [key.removesuffix(_DOWN) for key in self.tensors if key.endswith(_DOWN)]
+        return list(self.parts)
+
+    @property
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """Kohya name -> part (`adapter_parts.PARTS`) -> tensor."""
+        return parts_by_layer(self.tensors)
+
+    @property
+    def kinds(self) -> set[AdapterKind]:
+        """One, but for files that mix them."""
+        return {kind_of(parts) for parts in self.parts.values()}
 
     def rank_of(self, name: str) -> int:
-        return self.tensors[name + _DOWN].shape[0]
+        """Rank of a layer; 0 for a LoKr layer that is kept whole."""
+        return rank_of(self._parts_of(name))
 
     def alpha_of(self, name: str) -> float:
         """Alpha of a layer; a file without it means rank, that is scale 1."""
-        alpha = self.tensors.get(name + _ALPHA)
+        alpha = self.tensors.get(name + ALPHA)
         return float(self.rank_of(name)) if alpha is None else alpha.item()
+
+    def scale_of(self, name: str) -> float:
+        """What the update of a layer is multiplied with."""
+        rank = self.rank_of(name)
+        return self.alpha_of(name) / rank if rank else 1.0
+
+    def _parts_of(self, name: str) -> dict[str, Tensor]:
+        keys = {part: name + suffix for part, suffix in SUFFIXES.items()}
+        return {part: self.tensors[key] for part, key in keys.items() if key in self.tensors}
 
     @property
     def ranks(self) -> set[int]:
@@ -87,10 +106,10 @@ def write_lora(
     Args:
         path: the final name.
         adapter_state: `Adapter.state_dict()`.
-        config: rank and alpha.
+        config: kind, rank and alpha.
         metadata: texts, from `metadata.build_metadata`; the hashes of the content are added here.
         layers_per_block: of the UNet's config.
-        precision: type of the weights; alpha is always fp32.
+        precision: type of the weights; alpha and a DoRA's lengths are always fp32.
 
     Raises:
         InputError: a weight is not finite.
@@ -108,23 +127,10 @@ def write_lora(
     write_atomically(path, write)
 
 
-def to_kohya(
-    adapter_state: Mapping[str, Tensor], config: LoRAConfig, layers_per_block: int = SDXL_LAYERS_PER_BLOCK
-) -> dict[str, Tensor]:
-    """`Adapter.state_dict()` under kohya's names, float32, with `.alpha`."""
-    paths = [key.removesuffix(".lora_down") for key in adapter_state if key.endswith(".lora_down")]
-    tensors = {}
-    for path, name in to_kohya_names(paths, layers_per_block).items():
-        tensors[name + _DOWN] = adapter_state[f"{path}.lora_down"].float()
-        tensors[name + _UP] = adapter_state[f"{path}.lora_up"].float()
-        tensors[name + _ALPHA] = torch.tensor(config.effective_alpha)
-    return tensors
-
-
 def _rounded(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """All weights as `dtype`, or all as they are where a tensor would lose too much; alphas stay."""
-    weights = {key: x for key, x in tensors.items() if not key.endswith(_ALPHA)}
-    bad = [key for key, x in weights.items() if not x.isfinite().all()]
+    """All weights as `dtype`, or all as they are where a tensor would lose too much."""
+    weights = {key: x for key, x in tensors.items() if not key.endswith(_ALWAYS_FLOAT32)}
+    bad = [key for key, x in tensors.items() if not x.isfinite().all()]
     if bad:
         raise InputError(f"{bad[0]} holds numbers that are not finite: the LoRA is not written")
     rounded = {key: x.to(dtype) for key, x in weights.items()}
@@ -136,52 +142,16 @@ def _rounded(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 
 
 def read_lora(path: Path) -> LoRAFile:
-    """Read and check a LoRA file in kohya's layout.
+    """Read and check a LoRA, DoRA, LoHa or LoKr file in kohya's or LyCORIS' layout.
 
     Raises:
         InputError: not readable, cut off, a pickle, damaged, not finite, or of another model family.
     """
     tensors, metadata = read_safetensors(path)
-    problem = _family_problem(tensors) or _layout_problem(tensors)
+    problem = family_problem(tensors) or layout_problem(tensors)
     if problem:
         raise InputError(f"{path.name} {problem}")
     return LoRAFile(tensors, metadata)
-
-
-def _family_problem(tensors: Mapping[str, Tensor]) -> str:
-    """What the file is instead of a LoRA for SDXL, or ""."""
-    for key in tensors:
-        for pattern, family in _FAMILIES:
-            if pattern.search(key):
-                return f"is a LoRA for {family} ({key}), but must be one for SDXL"
-    for key, tensor in tensors.items():
-        if key.endswith("attn2_to_k.lora_down.weight") and tensor.shape[-1] in _CONTEXT_WIDTHS:
-            family = _CONTEXT_WIDTHS[tensor.shape[-1]]
-            return f"is a LoRA for {family} (text of width {tensor.shape[-1]}), but must be one for SDXL"
-    if not any(key.endswith(_DOWN) for key in tensors):
-        first = next(iter(tensors), "nothing")
-        return f"holds no LoRA in kohya's layout (it starts with {first}): expected <layer>.lora_down.weight"
-    return ""
-
-
-def _layout_problem(tensors: Mapping[str, Tensor]) -> str:
-    for key, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            return f"is damaged: {key} holds numbers that are not finite"
-        if not key.endswith((_DOWN, _UP, _ALPHA)):
-            return f"holds {key}, which is no part of a plain LoRA"
-        if key.endswith(_ALPHA):
-            if tensor.numel() != 1:
-                return f"is damaged: {key} must be one number"
-            continue
-        name, is_down = key.removesuffix(_DOWN).removesuffix(_UP), key.endswith(_DOWN)
-        other = tensors.get(name + (_UP if is_down else _DOWN))
-        if other is None:
-            return f"is damaged: {key} is there, but its other half is missing"
-        down, up = (tensor, other) if is_down else (other, tensor)
-        if down.ndim not in (2, 4) or up.ndim != down.ndim or up.shape[1] != down.shape[0]:
-            return f"is damaged: {name} has down {tuple(down.shape)} and up {tuple(up.shape)}"
-    return ""
 
 
 def to_diffusers(lora: LoRAFile, layers_per_block: int = SDXL_LAYERS_PER_BLOCK) -> dict[str, Tensor]:
@@ -190,18 +160,28 @@ def to_diffusers(lora: LoRAFile, layers_per_block: int = SDXL_LAYERS_PER_BLOCK) 
     That format has no alpha and takes the scale as 1: alpha / rank is multiplied into `up`.
 
     Raises:
-        InputError: a layer that is not in SDXL's UNet.
+        InputError: a kind that diffusers' format has no place for, or a layer that is not in SDXL's UNet.
     """
+    others = sorted(lora.kinds - {"lora"})
+    if others:
+        raise InputError(
+            f"diffusers' format holds plain LoRAs only, but this is a {others[0]}: use the file itself, or "
+            "train with adapter lora"
+        )
     tensors = {}
-    for name, path in to_diffusers_paths(lora.names, layers_per_block).items():
-        scale = lora.alpha_of(name) / lora.rank_of(name)
-        tensors[f"unet.{path}.lora.down.weight"] = lora.tensors[name + _DOWN].float()
-        tensors[f"unet.{path}.lora.up.weight"] = lora.tensors[name + _UP].float() * scale
+    layers = lora.parts
+    for name, path in to_diffusers_paths(layers, layers_per_block).items():
+        tensors[f"unet.{path}.lora.down.weight"] = layers[name]["lora_down"].float()
+        tensors[f"unet.{path}.lora.up.weight"] = layers[name]["lora_up"].float() * lora.scale_of(name)
     return tensors
 
 
 def write_diffusers_lora(path: Path, lora: LoRAFile, layers_per_block: int = SDXL_LAYERS_PER_BLOCK) -> None:
-    """Write the diffusers-format copy of a LoRA, with `{"format": "pt"}` as its only metadata."""
+    """Write the diffusers-format copy of a plain LoRA, with `{"format": "pt"}` as its only metadata.
+
+    Raises:
+        InputError: see `to_diffusers`.
+    """
     parts = serialize(to_diffusers(lora, layers_per_block), {"format": "pt"})
 
     def write(temporary: Path) -> None:

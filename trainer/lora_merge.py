@@ -3,15 +3,15 @@
 import torch
 from diffusers import UNet2DConditionModel
 
+from .adapter_parts import update_size, updated
 from .errors import InputError
-from .lora_file import LoRAFile, to_diffusers
-
-DOWN, UP = ".lora.down.weight", ".lora.up.weight"
+from .lora_file import LoRAFile
+from .lora_names import to_diffusers_paths
 
 
 @torch.no_grad()
 def merge_lora(unet: UNet2DConditionModel, lora: LoRAFile, strength: float = 1.0) -> int:
-    """W + strength · alpha/rank · up @ down for every layer of the file; says how many.
+    """W + strength * (W' - W) for every layer of the file, whatever its kind; says how many.
 
     The changed weights are new tensors, so files mapped into memory stay as they are.
 
@@ -24,19 +24,18 @@ def merge_lora(unet: UNet2DConditionModel, lora: LoRAFile, strength: float = 1.0
         InputError: a layer of the file that the UNet does not have, or has in another size.
     """
     modules = dict(unet.named_modules())
-    tensors = to_diffusers(lora, unet.config["layers_per_block"])
-    paths = [name.removesuffix(DOWN) for name in tensors if name.endswith(DOWN)]
-    for path in paths:
-        module = modules.get(path.removeprefix("unet."))
-        # a convolution's down is (rank, in, k, k), its up (out, rank, 1, 1)
-        update = tensors[path + UP].flatten(1) @ tensors[path + DOWN].flatten(1)
-        if module is None or module.weight.numel() != update.numel():
+    layers = lora.parts
+    for name, path in to_diffusers_paths(layers, unet.config["layers_per_block"]).items():
+        module = modules.get(path)
+        parts = {part: tensor.float() for part, tensor in layers[name].items()}
+        if module is None or update_size(parts) != tuple(module.weight.flatten(1).shape):
             raise InputError(
                 f"the LoRA's layer {path} is not in this UNet, or in another size: use it with the model "
                 "family it was trained on"
             )
         weight = module.weight
-        update = update.reshape(weight.shape).to(weight.device)
-        changed = (weight.float() + strength * update).to(weight.dtype)
-        module.weight = torch.nn.Parameter(changed, requires_grad=False)
-    return len(paths)
+        wide = weight.float()
+        parts = {part: tensor.to(weight.device) for part, tensor in parts.items()}
+        wide = wide.lerp(updated(wide, parts, lora.scale_of(name)), strength)
+        module.weight = torch.nn.Parameter(wide.to(weight.dtype), requires_grad=False)
+    return len(layers)

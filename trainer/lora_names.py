@@ -52,8 +52,17 @@ def to_kohya_names(paths: Iterable[str], layers_per_block: int = SDXL_LAYERS_PER
     Raises:
         ValueError: a path that is no layer of an SDXL UNet.
     """
-    paths = list(paths)
-    return {path: UNET_PREFIX + _sgm_path(path, layers_per_block).replace(".", "_") for path in paths}
+    places = to_sgm_paths(paths, layers_per_block)
+    return {path: UNET_PREFIX + place.replace(".", "_") for path, place in places.items()}
+
+
+def to_sgm_paths(paths: Iterable[str], layers_per_block: int = SDXL_LAYERS_PER_BLOCK) -> dict[str, str]:
+    """Diffusers module path -> the original UNet's, such as `input_blocks.4.1.proj_in`.
+
+    Raises:
+        ValueError: a path that is no layer of an SDXL UNet.
+    """
+    return {path: _sgm_path(path, layers_per_block) for path in paths}
 
 
 def _sgm_path(path: str, layers_per_block: int) -> str:

@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from sdxl_trainer.trainer.config import LoRAConfig
-from sdxl_trainer.trainer.lora import TARGET_NAMES, attach_lora
+from sdxl_trainer.trainer.lora import TARGET_NAMES, attach_adapter
 
 TARGETS = tuple(TARGET_NAMES)
 
@@ -89,7 +89,7 @@ def relative_error(got, expected):
 def test_one_step_equals_plain_diffusers_and_peft(unet, sample, targets, checkpointing):
     config = LoRAConfig(rank=4, alpha=6.0, targets=targets)
     ours = copy.deepcopy(unet)
-    adapter = attach_lora(ours, config, seed=1)
+    adapter = attach_adapter(ours, config, seed=1)
     state = fill(adapter)
     if checkpointing:
         ours.train()
@@ -112,7 +112,7 @@ def test_fresh_lora_leaves_the_output_bit_identical(unet, sample, targets, dtype
     model = copy.deepcopy(unet).to(dtype)
     with torch.no_grad():
         before = predict(model, sample)
-    attach_lora(model, LoRAConfig(rank=4, targets=targets), seed=1)
+    attach_adapter(model, LoRAConfig(rank=4, targets=targets), seed=1)
     assert torch.equal(predict(model, sample), before)
 
 
@@ -121,7 +121,7 @@ def test_detach_restores_every_module_and_attribute(unet, sample, targets):
     modules_before = dict(unet.named_modules())
     attributes_before = {path: dict(vars(module)) for path, module in modules_before.items()}
     processors_before = unet.attn_processors
-    attach_lora(unet, LoRAConfig(rank=2, targets=targets), seed=1).detach()
+    attach_adapter(unet, LoRAConfig(rank=2, targets=targets), seed=1).detach()
     modules_after = dict(unet.named_modules())
     assert list(modules_after) == list(modules_before)
     assert all(modules_after[path] is module for path, module in modules_before.items())
@@ -134,7 +134,7 @@ def test_detach_restores_every_module_and_attribute(unet, sample, targets):
 
 def test_only_the_lora_gets_gradients(unet, sample):
     model = copy.deepcopy(unet)
-    adapter = attach_lora(model, LoRAConfig(rank=2, targets="attention+ff+conv"), seed=1)
+    adapter = attach_adapter(model, LoRAConfig(rank=2, targets="attention+ff+conv"), seed=1)
     fill(adapter)
     loss_of(model, sample).backward()
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -143,7 +143,7 @@ def test_only_the_lora_gets_gradients(unet, sample):
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_others(unet):
     def drawn(seed):
-        adapter = attach_lora(unet, LoRAConfig(rank=4), seed)
+        adapter = attach_adapter(unet, LoRAConfig(rank=4), seed)
         state = adapter.state_dict()
         adapter.detach()
         return state
@@ -157,12 +157,12 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(unet):
 
 def test_attaching_draws_nothing_from_the_global_generator(unet):
     before = torch.get_rng_state()
-    attach_lora(unet, LoRAConfig(rank=4), seed=1).detach()
+    attach_adapter(unet, LoRAConfig(rank=4), seed=1).detach()
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_down_weights_lie_within_kaiming_bounds(unet):
-    adapter = attach_lora(unet, LoRAConfig(rank=8, targets="attention+ff+conv"), seed=1)
+    adapter = attach_adapter(unet, LoRAConfig(rank=8, targets="attention+ff+conv"), seed=1)
     state = adapter.state_dict()
     adapter.detach()
     key = "mid_block.resnets.0.conv1.lora_down"  # (8, 128, 3, 3)
@@ -174,7 +174,7 @@ def test_down_weights_lie_within_kaiming_bounds(unet):
 def test_rank_alpha_and_targets_all_move_something(unet, sample):
     def outcome(**changes):
         model = copy.deepcopy(unet)
-        adapter = attach_lora(
+        adapter = attach_adapter(
             model, LoRAConfig(**{"rank": 4, "alpha": 2.0, "targets": "attention", **changes}), 1
         )
         fill(adapter)
@@ -192,7 +192,7 @@ def test_four_micro_steps_of_one_equal_one_of_four(unet, sample):
     four["timesteps"] = torch.tensor([100, 700, 5, 999])
     # in float64, because a batch of four already rounds otherwise than four of one in the frozen layers
     model = copy.deepcopy(unet).double()
-    adapter = attach_lora(model, LoRAConfig(rank=4, targets="attention+ff+conv"), seed=1)
+    adapter = attach_adapter(model, LoRAConfig(rank=4, targets="attention+ff+conv"), seed=1)
     weights = adapter.weights
     fill(adapter)
     loss_of(model, four).backward()
@@ -210,7 +210,7 @@ def test_low_precision_gradients_point_where_float32_ones_do(unet, sample, dtype
     gradients = {}
     for kind in (torch.float32, dtype):
         model = copy.deepcopy(unet).to(kind)
-        adapter = attach_lora(model, LoRAConfig(rank=4, targets="attention+ff+conv"), seed=1)
+        adapter = attach_adapter(model, LoRAConfig(rank=4, targets="attention+ff+conv"), seed=1)
         fill(adapter)
         loss_scale = 1.0 if kind == torch.float32 else 64.0
         (loss_of(model, sample) * loss_scale).backward()
@@ -222,7 +222,7 @@ def test_low_precision_gradients_point_where_float32_ones_do(unet, sample, dtype
 
 
 def test_state_of_another_lora_is_refused(unet):
-    adapter = attach_lora(unet, LoRAConfig(rank=4), seed=1)
+    adapter = attach_adapter(unet, LoRAConfig(rank=4), seed=1)
     state = adapter.state_dict()
     key = next(iter(state))
     with pytest.raises(ValueError, match="weights are not the ones"):
@@ -230,5 +230,5 @@ def test_state_of_another_lora_is_refused(unet):
     with pytest.raises(ValueError, match="but must be"):
         adapter.load_state_dict({**state, key: state[key][:1]})
     with pytest.raises(ValueError, match="already"):
-        attach_lora(unet, LoRAConfig(rank=4), seed=1)
+        attach_adapter(unet, LoRAConfig(rank=4), seed=1)
     adapter.detach()

@@ -6,8 +6,15 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from sdxl_trainer.trainer.config import LoRAConfig
 from sdxl_trainer.trainer.errors import InputError
-from sdxl_trainer.trainer.lora import TARGET_NAMES, attach_lora
-from sdxl_trainer.trainer.lora_file import read_lora, to_diffusers, to_kohya, write_diffusers_lora, write_lora
+from sdxl_trainer.trainer.lora import TARGET_NAMES, attach_adapter
+from sdxl_trainer.trainer.lora_file import (
+    DTYPES,
+    read_lora,
+    to_diffusers,
+    to_kohya,
+    write_diffusers_lora,
+    write_lora,
+)
 
 TARGETS = tuple(TARGET_NAMES)
 STAND_IN_LAYERS = 1
@@ -22,7 +29,7 @@ def unet(stand_in_folder):
 
 
 def trained_adapter(unet, config, size=0.05):
-    adapter = attach_lora(unet, config, seed=1)
+    adapter = attach_adapter(unet, config, seed=1)
     draw = torch.Generator().manual_seed(2)
     adapter.load_state_dict(
         {key: torch.randn(x.shape, generator=draw) * size for key, x in adapter.state_dict().items()}
@@ -61,9 +68,10 @@ def predict(unet):
 
 
 @pytest.mark.parametrize("targets", TARGETS)
-@pytest.mark.parametrize(("rank", "alpha"), [(1, 0.5), (4, 4.0), (4, 1.0), (8, 12.0)])
-def test_what_is_written_is_read_back(unet, tmp_path, rank, alpha, targets):
-    config = LoRAConfig(rank=rank, alpha=alpha, targets=targets)
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 0.5), (4, 4.0), (8, 12.0)])
+@pytest.mark.parametrize("kind", ["lora", "dora", "loha"])
+def test_what_is_written_is_read_back(unet, tmp_path, rank, alpha, targets, kind):
+    config = LoRAConfig(adapter=kind, rank=rank, alpha=alpha, targets=targets)
     state = trained_state(unet, config)
     write_lora(tmp_path / "a.safetensors", state, config, {"k": "v"}, STAND_IN_LAYERS, "fp32")
     lora = read_lora(tmp_path / "a.safetensors")
@@ -71,16 +79,58 @@ def test_what_is_written_is_read_back(unet, tmp_path, rank, alpha, targets):
     assert lora.tensors.keys() == expected.keys()
     assert all(torch.equal(lora.tensors[key], tensor) for key, tensor in expected.items())
     assert (lora.ranks, lora.alphas) == ({rank}, {alpha})
-    assert len(lora.names) * 2 == len(state)
+    assert lora.kinds == {kind}
+    assert {lora.scale_of(name) for name in lora.names} == {alpha / rank}
+    assert sum(map(len, lora.parts.values())) == len(state)
     assert lora.metadata["k"] == "v"
 
 
+def test_a_lokr_has_a_scale_only_where_it_has_a_rank(unet, tmp_path):
+    config = LoRAConfig(adapter="lokr", rank=4, alpha=2.0)
+    state = trained_state(unet, config)
+    write_lora(tmp_path / "a.safetensors", state, config, {}, STAND_IN_LAYERS)
+    lora = read_lora(tmp_path / "a.safetensors")
+    found = {(lora.rank_of(name), lora.alpha_of(name), lora.scale_of(name)) for name in lora.names}
+    assert found == {(4, 2.0, 0.5), (0, 4.0, 1.0)}
+    assert lora.kinds == {"lokr"}
+    assert sum(map(len, lora.parts.values())) == len(state)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_lengths_of_a_dora_are_never_rounded(unet, tmp_path, precision):
+    config = LoRAConfig(adapter="dora", rank=4)
+    state = trained_state(unet, config)
+    write_lora(tmp_path / "a.safetensors", state, config, {}, STAND_IN_LAYERS, precision)
+    tensors = read_lora(tmp_path / "a.safetensors").tensors
+    expected = to_kohya(state, config, STAND_IN_LAYERS)
+    lengths = [key for key in tensors if key.endswith(".dora_scale")]
+    assert lengths
+    assert all(torch.equal(tensors[key], expected[key]) for key in lengths)
+    assert {x.dtype for key, x in tensors.items() if key.endswith("up.weight")} == {DTYPES[precision]}
+
+
+@pytest.mark.parametrize("kind", ["dora", "loha", "lokr"])
+def test_diffusers_format_has_no_place_for_other_kinds(unet, tmp_path, kind):
+    config = LoRAConfig(adapter=kind, rank=4, targets="attention")
+    write_lora(tmp_path / "a.safetensors", trained_state(unet, config), config, {}, STAND_IN_LAYERS)
+    with pytest.raises(InputError, match=f"holds plain LoRAs only, but this is a {kind}"):
+        write_diffusers_lora(
+            tmp_path / "b.safetensors", read_lora(tmp_path / "a.safetensors"), STAND_IN_LAYERS
+        )
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 @pytest.mark.parametrize(
-    ("rank", "alpha", "targets"),
-    [(4, 1.0, "attention"), (2, 3.0, "attention+ff"), (4, 6.0, "attention+ff+conv")],
+    "settings",
+    [
+        {"rank": 4, "alpha": 1.0, "targets": "attention"},
+        {"rank": 2, "alpha": 3.0, "rank_stabilized": True, "block_ranks": "middle_block=4"},
+        {"rank": 4, "alpha": 6.0, "targets": "attention+ff+conv"},
+    ],
+    ids=str,
 )
-def test_diffusers_loads_its_copy_with_the_same_effect(unet, stand_in_folder, tmp_path, rank, alpha, targets):
-    config = LoRAConfig(rank=rank, alpha=alpha, targets=targets)
+def test_diffusers_loads_its_copy_with_the_same_effect(unet, stand_in_folder, tmp_path, settings):
+    config = LoRAConfig(**settings)
     base = predict(unet)
     live = trained_adapter(model := copy.deepcopy(unet), config, size=0.2)
     expected = predict(model)
@@ -180,14 +230,29 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path, bad):
         ({f"{NAME}.lora_down.weight": (4, 2048)}, "other half is missing"),
         ({f"{NAME}.lora_down.weight": (4, 2048), f"{NAME}.lora_up.weight": (640, 8)}, "has down"),
         ({f"{NAME}.lora_down.weight": (4, 2048), f"{NAME}.lora_up.weight": (640, 4, 1, 1)}, "has down"),
-        ({f"{NAME}.lora_down.weight": (4, 2048), f"{NAME}.dora_scale": (1, 2048)}, "."),
+        ({f"{NAME}.lora_down.weight": (4, 2048), f"{NAME}.dora_scale": (1, 2048)}, "has no lora_up"),
         (
             {
                 f"{NAME}.lora_down.weight": (4, 2048),
                 f"{NAME}.lora_up.weight": (640, 4),
-                f"{NAME}.dora_scale": (1, 2048),
+                f"{NAME}.dora_scale": (640, 1),
             },
-            "dora_scale, which is no part of a plain LoRA",
+            r"dora_scale \(640, 1\), but only the kind with one number for each of its 2048 inputs",
+        ),
+        (
+            {
+                f"{NAME}.lora_down.weight": (4, 2048),
+                f"{NAME}.lora_up.weight": (640, 4),
+                f"{NAME}.lora_mid.weight": (4, 4),
+            },
+            "lora_mid.weight, which is no part of a LoRA, DoRA, LoHa or LoKr",
+        ),
+        ({f"{NAME}.hada_w1_a": (640, 4), f"{NAME}.hada_w1_b": (4, 2048)}, "has no hada_w2_a, hada_w2_b"),
+        ({f"{NAME}.hada_w1_a": (320, 4), f"{NAME}.hada_w1_b": (4, 1024)}, "LoRA for SD 2.x"),
+        ({f"{NAME}.lokr_w1": (8, 8), f"{NAME}.lokr_w2": (40, 96)}, "LoRA for SD 1.x"),
+        (
+            {f"{NAME}.lokr_w1": (8, 8), f"{NAME}.lokr_w2_a": (80, 4), f"{NAME}.lokr_w2_b": (5, 256)},
+            r"has lokr_w2_a \(80, 4\) and lokr_w2_b \(5, 256\)",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from sdxl_trainer.trainer.config import LoRAConfig
 from sdxl_trainer.trainer.memory_plan import (
     GIB,
     LEVELS,
@@ -12,10 +13,11 @@ from sdxl_trainer.trainer.memory_plan import (
 )
 
 OFF, BLOCKS, ALL = LEVELS
+ATTENTION = LoRAConfig(targets="attention")
 
 
 def sdxl_needs(samples, side):
-    return lambda level: activation_bytes(level, "attention+ff", (samples, side, side), None, 2)
+    return lambda level: activation_bytes(level, LoRAConfig(), (samples, side, side), None, 2)
 
 
 @pytest.mark.parametrize(
@@ -37,10 +39,10 @@ def test_title_says_what_was_compared():
 
 def test_estimate_is_the_counted_figure_and_grows_with_batch_and_area():
     assert sdxl_needs(1, 1024)(OFF) == pytest.approx(6.42 * GIB)
-    assert activation_bytes(BLOCKS, "attention", (1, 1024, 1024), None, 2) == pytest.approx(0.54 * GIB)
+    assert activation_bytes(BLOCKS, ATTENTION, (1, 1024, 1024), None, 2) == pytest.approx(0.54 * GIB)
     assert sdxl_needs(4, 1024)(OFF) == 4 * sdxl_needs(1, 1024)(OFF)
     assert sdxl_needs(1, 512)(OFF) == sdxl_needs(1, 1024)(OFF) // 4
-    assert activation_bytes(OFF, "attention", (1, 1024, 1024), None, 4) == pytest.approx(10.62 * GIB)
+    assert activation_bytes(OFF, ATTENTION, (1, 1024, 1024), None, 4) == pytest.approx(10.62 * GIB)
 
 
 def test_estimate_of_a_narrow_unet_is_small_and_of_sdxl_itself_unchanged(stand_in_folder):
@@ -56,13 +58,21 @@ def test_estimate_of_a_narrow_unet_is_small_and_of_sdxl_itself_unchanged(stand_i
         },
     )
     batch = (1, 1024, 1024)
-    assert activation_bytes(OFF, "attention", batch, sdxl, 2) == activation_bytes(
-        OFF, "attention", batch, None, 2
+    assert activation_bytes(OFF, ATTENTION, batch, sdxl, 2) == activation_bytes(
+        OFF, ATTENTION, batch, None, 2
     )
     assert (
-        activation_bytes(OFF, "attention", batch, config, 2)
-        < activation_bytes(OFF, "attention", batch, sdxl, 2) / 8
+        activation_bytes(OFF, ATTENTION, batch, config, 2)
+        < activation_bytes(OFF, ATTENTION, batch, sdxl, 2) / 8
     )
+
+
+@pytest.mark.parametrize(("kind", "extra"), [("dora", 0.0), ("loha", 0.2), ("lokr", 0.2)])
+def test_kinds_that_build_matrices_ask_for_room_for_them(kind, extra):
+    batch = (1, 1024, 1024)
+    plain = activation_bytes(ALL, LoRAConfig(), batch, None, 2)
+    other = activation_bytes(ALL, LoRAConfig(adapter=kind), batch, None, 2)
+    assert other - plain == pytest.approx(extra * GIB, abs=0.02 * GIB)
 
 
 def test_free_memory_of_this_machine_is_read():

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 from sdxl_trainer.trainer.config import LoRAConfig
-from sdxl_trainer.trainer.lora import attach_lora
+from sdxl_trainer.trainer.lora import attach_adapter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -70,7 +70,7 @@ def unet():
 
 @pytest.fixture
 def ours(unet):
-    adapter = attach_lora(unet, LoRAConfig(rank=16, targets="attention"), seed=1)
+    adapter = attach_adapter(unet, LoRAConfig(rank=16, targets="attention"), seed=1)
     yield unet
     adapter.detach()
     unet.disable_gradient_checkpointing()
@@ -120,7 +120,7 @@ def test_step_takes_no_more_arithmetic_than_plain_peft(ours):
 
 def test_sdxl_has_as_many_layers_as_kohya_counts(unet):
     for targets, num_layers in (("attention", 560), ("attention+ff", 722), ("attention+ff+conv", 788)):
-        adapter = attach_lora(unet, LoRAConfig(rank=16, targets=targets), seed=1)
+        adapter = attach_adapter(unet, LoRAConfig(rank=16, targets=targets), seed=1)
         assert len(adapter.layers) == num_layers
         adapter.detach()
 
