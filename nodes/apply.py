@@ -1,8 +1,6 @@
 """ApplyLoRA: a LoRA from a wire or a file onto MODEL and CLIP, with proof that all of it was applied."""
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -10,9 +8,9 @@ from comfy_api.latest import io
 from ..trainer.errors import InputError
 from .comfy_bridge.folders import lora_choices, lora_file
 from .comfy_bridge.lora_patches import apply_lora, check_keys
+from .lora_checkpoints import NO_FILE, checkpoint_file, chosen_file
 from .widgets import CATEGORY
 
-NO_FILE = "none"
 TRIGGER_KEY = "modelspec.trigger_phrase"
 
 
@@ -33,7 +31,7 @@ class ApplyLoRA(io.ComfyNode):
     def fingerprint_inputs(cls, lora_name: str = NO_FILE, checkpoint_step: int = 0, **_: Any) -> str:
         if lora_name == NO_FILE:
             return NO_FILE
-        path = _checkpoint(lora_file(lora_name), checkpoint_step)
+        path = checkpoint_file(lora_file(lora_name), checkpoint_step)
         state = path.stat()
         return f"{path.name} {state.st_size} {state.st_mtime_ns}"
 
@@ -68,41 +66,16 @@ def _read(lora: Any, lora_name: str, checkpoint_step: int) -> tuple[Mapping[str,
     """
     from ..trainer.safetensors_file import read_safetensors
 
-    if isinstance(lora, str) and lora:
-        path = lora_file(lora)
-    elif isinstance(lora, Mapping):
-        path = getattr(lora, "path", None)
-        if path is None and checkpoint_step:
-            raise InputError(
-                f"checkpoint_step is {checkpoint_step}, but the wired LoRA comes from no file: set it to 0"
-            )
-        if path is None:
-            return lora, "", "the wired LoRA"
-    elif lora_name != NO_FILE:
-        path = lora_file(lora_name)
-    else:
-        raise InputError("no LoRA: wire one to 'lora', or choose a file in 'lora_name'")
-    path = _checkpoint(path, checkpoint_step)
+    path = chosen_file(lora, lora_name)
+    if path is None and checkpoint_step:
+        raise InputError(
+            f"checkpoint_step is {checkpoint_step}, but the wired LoRA comes from no file: set it to 0"
+        )
+    if path is None:
+        return lora, "", "the wired LoRA"
+    path = checkpoint_file(path, checkpoint_step)
     tensors, metadata = read_safetensors(path)  # of any kind: whether it fits, ComfyUI's key map says
     return tensors, metadata.get(TRIGGER_KEY, ""), path.name
-
-
-def _checkpoint(path: Path, step: int) -> Path:
-    """The file of an earlier step of the same run, which lies beside the final one."""
-    if step == 0:
-        return path
-    kept = path.with_name(f"{path.stem}-step{step:06d}.safetensors")
-    if not kept.is_file():
-        kept_name = re.compile(rf"{re.escape(path.stem)}-step(\d+)\.safetensors")
-        matches = (kept_name.fullmatch(other.name) for other in path.parent.iterdir())
-        there = sorted(int(match[1]) for match in matches if match)
-        choice = (
-            f"there are steps {', '.join(map(str, there))}" if there else "there are no checkpoints of it"
-        )
-        raise InputError(
-            f"checkpoint_step is {step}, but {kept.name} does not exist: {choice}; 0 = the file itself"
-        )
-    return kept
 
 
 def _inputs() -> list[io.Input]:

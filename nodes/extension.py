@@ -3,8 +3,26 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyLoRA
+from .average import AverageLoRAs
+from .class_images import ClassImages
+from .compare import CompareLoRAs
 from .dataset import LoadDataset
-from .settings import LoRASettings, ObjectiveSettings, OptimizerSettings, PreviewSettings, RunSettings
+from .dataset_masks import DatasetMasks
+from .join_datasets import JoinDatasets
+from .load_settings import LoadTrainingSettings
+from .settings import (
+    LoggingSettings,
+    LoRASettings,
+    NoiseSettings,
+    ObjectiveSettings,
+    OptimizerSettings,
+    PreviewSettings,
+    PriorSettings,
+    ProdigySettings,
+    RunSettings,
+    ScheduleSettings,
+    ValidationSettings,
+)
 from .train import TrainSDXLLoRA
 
 NODES: list[type[io.ComfyNode]] = [
@@ -16,6 +34,18 @@ NODES: list[type[io.ComfyNode]] = [
     ObjectiveSettings,
     PreviewSettings,
     RunSettings,
+    ClassImages,
+    DatasetMasks,
+    JoinDatasets,
+    ScheduleSettings,
+    ProdigySettings,
+    NoiseSettings,
+    PriorSettings,
+    ValidationSettings,
+    LoggingSettings,
+    LoadTrainingSettings,
+    CompareLoRAs,
+    AverageLoRAs,
 ]
 
 

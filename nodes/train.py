@@ -6,20 +6,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..trainer.config import (
-    LoRAConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    PreviewConfig,
-    RunConfig,
-    TrainConfig,
-)
+from ..trainer.config import SECTIONS, TrainConfig
 from ..trainer.errors import CancelledError
-from .comfy_bridge.captions import literal_prompt
-from .comfy_bridge.folders import lora_name, loras_folder, run_folder
+from .comfy_bridge.folders import lora_file, lora_name, loras_folder, run_folder
 from .comfy_bridge.host_model import HostModel
 from .comfy_bridge.lora_patches import apply_lora, check_keys
-from .comfy_bridge.preview import sample_preview
+from .comfy_bridge.preview import require_sampler, sample_preview
 from .comfy_bridge.progress import HostListener
 from .graph_metadata import checkpoint_title, graph_metadata
 from .lora_model import TrainedLoRA, read_tensors
@@ -28,6 +20,7 @@ from .widgets import CATEGORY, hidden_value
 
 if TYPE_CHECKING:
     from ..trainer.dataset import TrainingSet
+    from ..trainer.lora_file import LoRAFile
     from ..trainer.run import Result
 
 log = logging.getLogger(__name__)
@@ -54,34 +47,20 @@ class TrainSDXLLoRA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        model: Any,
-        clip: Any,
-        vae: Any,
-        dataset: Any,
-        preset: str,
-        lora_settings: LoRAConfig | None = None,
-        optimizer_settings: OptimizerConfig | None = None,
-        objective_settings: ObjectiveConfig | None = None,
-        preview_settings: PreviewConfig | None = None,
-        run_settings: RunConfig | None = None,
-        **fields: Any,
+        cls, model: Any, clip: Any, vae: Any, dataset: Any, preset: str, **fields: Any
     ) -> io.NodeOutput:
         from ..trainer.presets import Settings, Widgets, explain, resolve
 
+        plugged = {section: fields.pop(f"{section}_settings", None) for section in SECTIONS}
+        settings = Settings(**{section: value for section, value in plugged.items() if value is not None})
+        initial_lora = _initial_lora(fields.pop("initial_lora", None))
         widgets = Widgets(**fields)
-        settings = Settings(
-            lora=lora_settings,
-            optimizer=optimizer_settings,
-            objective=objective_settings,
-            preview=preview_settings or PreviewConfig(),
-            run=run_settings or RunConfig(),
-        )
         config = resolve(preset, widgets, settings, dataset)
+        require_sampler(config.preview)
         origins = explain(preset, widgets, settings, dataset)
         title = checkpoint_title(hidden_value(cls, "prompt"), hidden_value(cls, "unique_id"))
         host = HostModel(model, clip, vae, title, config.run.precision)
-        result = cls._train(host, dataset, config)
+        result = cls._train(host, dataset, config, initial_lora)
 
         lora = TrainedLoRA(read_tensors(result.lora_path), result.lora_path)
         count = check_keys(model, clip, lora, result.lora_path.name)
@@ -104,7 +83,9 @@ class TrainSDXLLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def _train(cls, host: HostModel, dataset: "TrainingSet", config: TrainConfig) -> "Result":
+    def _train(
+        cls, host: HostModel, dataset: "TrainingSet", config: TrainConfig, initial_lora: "LoRAFile | None"
+    ) -> "Result":
         """Run to the end, or save and pass Cancel on to ComfyUI."""
         from ..trainer.run import Job, train
 
@@ -113,6 +94,7 @@ class TrainSDXLLoRA(io.ComfyNode):
             dataset=dataset,
             loras_folder=loras_folder(),
             run_folder=run_folder(),
+            initial_lora=initial_lora,
             extra_metadata=graph_metadata(hidden_value(cls, "prompt"), hidden_value(cls, "extra_pnginfo")),
         )
         listener = HostListener(hidden_value(cls, "unique_id"))
@@ -124,12 +106,28 @@ class TrainSDXLLoRA(io.ComfyNode):
         listener.raise_interrupt()
 
 
+def _initial_lora(wired: Any) -> "LoRAFile | None":
+    """The LoRA to start from: a file by its name, or the tensors on a wire.
+
+    Raises:
+        InputError: no such file, or no LoRA for SDXL.
+    """
+    if not wired:
+        return None
+    from ..trainer.lora_file import LoRAFile, read_lora
+
+    path = lora_file(wired) if isinstance(wired, str) else getattr(wired, "path", None)
+    return read_lora(path) if path else LoRAFile(dict(wired), {})
+
+
 def _samples(model: Any, clip: Any, vae: Any, dataset: Any, config: TrainConfig) -> tuple[torch.Tensor, str]:
     """IMAGE batch drawn with the LoRA, and a sentence for the report when it could not be drawn."""
-    prompts = [line.strip() for line in config.preview.prompts.splitlines() if line.strip()]
-    if not prompts:
-        prompts = [literal_prompt(dataset.pictures[0].captions[0])]
-    size = max(dataset.buckets, key=dataset.samples_in)
+    from ..trainer.previews import most_frequent_size, preview_prompts
+
+    prompts = preview_prompts(config.preview, dataset)
+    size = (
+        (config.preview.width, config.preview.height) if config.preview.width else most_frequent_size(dataset)
+    )
     try:
         return sample_preview(model, clip, vae, prompts, config.preview, size), ""
     except SAMPLING_ERRORS as error:

@@ -5,21 +5,28 @@ from typing import get_args
 from comfy_api.latest import io
 
 from ..trainer.config import MAX_SEED, Resume, Targets
-from .widgets import (
-    DATASET,
-    LORA_SETTINGS,
-    OBJECTIVE_SETTINGS,
-    OPTIMIZER_SETTINGS,
-    PREVIEW_SETTINGS,
-    RUN_SETTINGS,
-    mark_advanced,
-)
+from .widgets import DATASET, SETTINGS, mark_advanced
 
 FROM_PRESET = "preset"
 
+# in the order in which they stand on the node; more may only be appended
+SOCKETS = {
+    "lora": "Kind, rank, alpha and layers; replaces the preset's.",
+    "optimizer": "Optimizer and learning rate; replaces the preset's.",
+    "objective": "What the loss rewards; replaces the preset's.",
+    "preview": "Prompts to draw while training and with the finished LoRA.",
+    "run": "Checkpoints, accumulation, precision and memory.",
+    "schedule": "Warm-up share, restarts and bend of the learning rate.",
+    "prodigy": "How Prodigy finds the rate; only for the Prodigy optimizers.",
+    "noise": "Noise and the choice of timesteps.",
+    "prior": "Prior preservation: keep the class while the subject is learned.",
+    "validation": "Loss on held-out pictures, early stop.",
+    "logging": "TensorBoard, Weights & Biases, Hugging Face hub.",
+}
+
 
 def train_inputs() -> list[io.Input]:
-    return [*_sockets(), *_length_widgets(), *_recipe_widgets(), *_settings_sockets()]
+    return [*_sockets(), *_length_widgets(), *_recipe_widgets(), *_settings_sockets(), _start_socket()]
 
 
 def _sockets() -> list[io.Input]:
@@ -37,7 +44,6 @@ def _sockets() -> list[io.Input]:
 def _length_widgets() -> list[io.Input]:
     from ..trainer.presets import PRESETS
 
-    recipes = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
     return [
         io.String.Input(
             "name",
@@ -49,7 +55,8 @@ def _length_widgets() -> list[io.Input]:
             "preset",
             options=list(PRESETS),
             default=next(iter(PRESETS)),
-            tooltip=f"Starting values for everything that is not set below. {recipes}.",
+            tooltip="Starting values for all that is not set below or plugged in: what you train first, then "
+            "published recipes by name; the help page lists them, the report shows what became of them.",
         ),
         io.Int.Input(
             "steps",
@@ -85,7 +92,8 @@ def _recipe_widgets() -> list[io.Input]:
             min=0.0,
             max=4096.0,
             step=0.5,
-            tooltip="The LoRA is scaled by alpha / rank; 0 = the same as rank. Kohya: network_alpha.",
+            tooltip="The LoRA is scaled by alpha / rank; 0 = the preset's, or else the rank. "
+            "Kohya: network_alpha.",
         ),
         io.Combo.Input(
             "targets",
@@ -98,16 +106,18 @@ def _recipe_widgets() -> list[io.Input]:
             "learning_rate",
             default=0.0,
             min=0.0,
-            max=1.0,
+            max=10.0,
             step=1e-6,
-            tooltip="Peak learning rate of AdamW, 5e-5 to 5e-4; 0 = the preset's. Kohya: unet_lr.",
+            tooltip="Peak learning rate, 5e-5 to 5e-4 for AdamW, 1 for Prodigy; 0 = the preset's. "
+            "Kohya: unet_lr.",
         ),
         io.Int.Input(
             "batch_size",
-            default=1,
-            min=1,
+            default=0,
+            min=0,
             max=1024,
-            tooltip="Pictures in a step, 1 to 8; more needs more memory. Kohya: train_batch_size.",
+            tooltip="Pictures in a step, 1 to 8; more needs more memory; 0 = the preset's. "
+            "Kohya: train_batch_size.",
         ),
         io.Int.Input(
             "seed",
@@ -122,23 +132,33 @@ def _recipe_widgets() -> list[io.Input]:
             options=list(get_args(Resume)),
             default=get_args(Resume)[0],
             tooltip="auto: go on with the unfinished run of this name and these settings, and load "
-            "a finished one; new: always train anew. Kohya: resume.",
+            "a finished one; new: always train anew; continue: go on with it, or refuse and say what "
+            "differs. Kohya: resume.",
         ),
     ]
 
 
 def _settings_sockets() -> list[io.Input]:
-    sockets = [
-        (LORA_SETTINGS, "lora_settings", "Rank, alpha and layers; replaces the preset's."),
-        (OPTIMIZER_SETTINGS, "optimizer_settings", "AdamW and its learning rate; replaces the preset's."),
-        (OBJECTIVE_SETTINGS, "objective_settings", "What the loss rewards; replaces the preset's."),
-        (PREVIEW_SETTINGS, "preview_settings", "Prompts to draw with the finished LoRA."),
-        (RUN_SETTINGS, "run_settings", "Checkpoints, accumulation, precision and memory."),
-    ]
     return [
-        mark_advanced(kind.Input(name, optional=True, tooltip=f"From a settings node. {text}"))
-        for kind, name, text in sockets
+        mark_advanced(
+            SETTINGS[section].Input(
+                f"{section}_settings", optional=True, tooltip=f"From a settings node. {text}"
+            )
+        )
+        for section, text in SOCKETS.items()
     ]
+
+
+def _start_socket() -> io.Input:
+    return mark_advanced(
+        io.MultiType.Input(
+            "initial_lora",
+            types=[io.LoraModel, io.String],
+            optional=True,
+            tooltip="LoRA, or its file name, to start from instead of from nothing; of the kind that is "
+            "trained, no larger in rank, its layers among the trained ones. Kohya: network_weights.",
+        )
+    )
 
 
 def train_outputs() -> list[io.Output]:

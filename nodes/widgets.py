@@ -7,21 +7,21 @@ import ast
 import dataclasses
 import inspect
 import textwrap
+from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from comfy_api.latest import io
 
-from ..trainer.config import MAX_SEED
+from ..trainer.config import MAX_SEED, SECTIONS
+from ..trainer.objective_config import LAST_TIMESTEP
 
 CATEGORY = "SDXL Trainer"
 
 DATASET = io.Custom("SDXL_DATASET")
-LORA_SETTINGS = io.Custom("SDXL_LORA_SETTINGS")
-OPTIMIZER_SETTINGS = io.Custom("SDXL_OPTIMIZER_SETTINGS")
-OBJECTIVE_SETTINGS = io.Custom("SDXL_OBJECTIVE_SETTINGS")
-PREVIEW_SETTINGS = io.Custom("SDXL_PREVIEW_SETTINGS")
-RUN_SETTINGS = io.Custom("SDXL_RUN_SETTINGS")
+SETTINGS: Mapping[str, Any] = {name: io.Custom(f"SDXL_{name.upper()}_SETTINGS") for name in SECTIONS}
+"""Section of a TrainConfig -> the type of its socket."""
 
 # field -> (least, most, step) of its widget; the dataclass accepts all of it
 RANGES: dict[str, tuple[float, float, float]] = {
@@ -31,7 +31,7 @@ RANGES: dict[str, tuple[float, float, float]] = {
     "max_train_samples": (0, 10_000_000, 1),
     "rank": (1, 1024, 1),
     "alpha": (0, 4096, 0.5),
-    "learning_rate": (1e-9, 1.0, 1e-6),
+    "learning_rate": (0, 10.0, 1e-6),
     "warmup_steps": (0, 10_000_000, 1),
     "weight_decay": (0, 1, 0.001),
     "beta1": (0, 0.9999, 0.0001),
@@ -46,6 +46,37 @@ RANGES: dict[str, tuple[float, float, float]] = {
     "save_every": (0, 10_000_000, 10),
     "keep_last": (0, 10_000, 1),
     "gradient_accumulation": (1, 1024, 1),
+    "dropout": (0, 0.9, 0.01),
+    "rank_dropout": (0, 0.9, 0.01),
+    "module_dropout": (0, 0.9, 0.01),
+    "lokr_factor": (-1, 1024, 1),
+    "lora_plus_ratio": (0.01, 1000, 0.5),
+    "ema_decay": (0, 0.99999, 0.0001),
+    "warmup_share": (0, 1, 0.01),
+    "num_cycles": (1, 1000, 1),
+    "power": (0.01, 100, 0.1),
+    "d_coef": (0.01, 100, 0.1),
+    "d0": (1e-12, 1e-1, 1e-7),
+    "beta3": (0, 0.999999, 0.0001),
+    "huber_c": (1e-4, 10, 0.001),
+    "unmasked_weight": (0, 1, 0.01),
+    "noise_offset": (0, 1, 0.0001),
+    "pyramid_iterations": (0, 16, 1),
+    "pyramid_discount": (0, 1, 0.05),
+    "input_perturbation": (0, 1, 0.01),
+    "timestep_min": (0, LAST_TIMESTEP, 1),
+    "timestep_max": (0, LAST_TIMESTEP, 1),
+    "logit_mean": (-10, 10, 0.1),
+    "logit_std": (0.01, 10, 0.1),
+    "prior_loss_weight": (0, 100, 0.05),
+    "preview_every": (0, 10_000_000, 10),
+    "width": (0, 4096, 8),
+    "height": (0, 4096, 8),
+    "validation_share": (0, 0.5, 0.01),
+    "validate_every": (0, 10_000_000, 10),
+    "early_stop_patience": (0, 10_000, 1),
+    "save_every_epochs": (0, 10_000_000, 1),
+    "resume_from_step": (0, 10_000_000, 1),
 }
 MULTILINE = ("prompts", "prompt", "negative")
 
@@ -64,13 +95,15 @@ def field_docs(kind: type) -> dict[str, str]:
     return docs
 
 
-def widget(kind: type, name: str, advanced: bool = False) -> io.Input:
-    """The widget of one field of a dataclass."""
+def widget(kind: type, name: str, advanced: bool = False, choices: Sequence[str] = ()) -> io.Input:
+    """The widget of one field of a dataclass; a menu where the host knows all `choices` of a text."""
     (field,) = [f for f in dataclasses.fields(kind) if f.name == name]
     hint = get_type_hints(kind)[name]
     text: dict[str, Any] = {"tooltip": field_docs(kind)[name], "default": field.default}
     if get_origin(hint) is Literal:
         made: io.Input = io.Combo.Input(name, options=list(get_args(hint)), **text)
+    elif choices:
+        made = io.Combo.Input(name, options=list(choices), **text)
     elif hint is bool:
         made = io.Boolean.Input(name, **text)
     elif hint in (int, float):
@@ -91,13 +124,23 @@ def mark_advanced(made: io.Input) -> io.Input:
     return made
 
 
-def widgets(kind: type, advanced: tuple[str, ...] = ()) -> list[io.Input]:
-    """The widgets of all fields, in their order."""
-    return [widget(kind, field.name, field.name in advanced) for field in dataclasses.fields(kind)]
+def widgets(
+    kind: type, advanced: tuple[str, ...] = (), choices: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[io.Input]:
+    """The widgets of all fields, in their order.
+
+    None is required: a prompt of the API that was saved before a setting existed gets its default.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]
+    made = [widget(kind, name, name in advanced, choices.get(name, ())) for name in names]
+    for one in made:
+        one.optional = True
+    return made
 
 
-def settings_output(custom: Any, name: str) -> io.Output:
-    return custom.Output(name, display_name=name, tooltip=f"Plug into {name} of Train SDXL LoRA.")
+def settings_output(section: str) -> io.Output:
+    name = f"{section}_settings"
+    return SETTINGS[section].Output(name, display_name=name, tooltip=f"Plug into {name} of Train SDXL LoRA.")
 
 
 def hidden_value(node: type[io.ComfyNode], name: str) -> Any:

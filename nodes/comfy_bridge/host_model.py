@@ -12,17 +12,24 @@ from torch import Tensor
 from .captions import encode_captions
 from .families import require_sdxl
 from .fingerprint import weights_fingerprint
+from .live_preview import draw_live
 from .pixels import encode_pixels
+from .preview import EncodedPrompts, encode_prompts
 from .resident_weights import GB, load_resident
 from .sampling_schedule import noise_schedule
 from .unet_view import TIME_ID_CHANNELS, build_view, drop_weights
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from ...trainer.conditioning import TextCondition
+    from ...trainer.config import PreviewConfig
     from ...trainer.model import Denoiser
 
 # what changes the UNet's forward in sampling, and has no place in training
 OPTION_KEYS = ("patches", "patches_replace", "optimized_attention_override", "wrappers", "callbacks")
+# what an object patch may replace and training follows
+USED_PATCHES = ("model_sampling", "latent_format", "manual_cast_dtype")
 NUM_TIME_IDS = 6
 
 
@@ -44,6 +51,7 @@ class HostModel:
         noise_schedule(model)  # refuses an unknown sampling before anything is encoded
         self._model, self._clip, self._vae = model, clip, vae
         self._precision = precision
+        self._resident: Any = None  # the MODEL whose weights the open denoiser uses
         self.title = title or "SDXL"
         self.fingerprint = weights_fingerprint(model, clip, vae)
         self.device: torch.device = model.load_device
@@ -58,6 +66,26 @@ class HostModel:
         unet_config = self._model.model.model_config.unet_config
         pooled_width = unet_config["adm_in_channels"] - NUM_TIME_IDS * TIME_ID_CHANNELS
         return encode_captions(self._clip, captions, (unet_config["context_dim"], pooled_width))
+
+    def encode_prompts(self, prompts: Sequence[str], negative: str) -> EncodedPrompts:
+        """Preview prompts in ComfyUI's syntax, weights and all, encoded with the wired CLIP."""
+        return encode_prompts(self._clip, prompts, negative)
+
+    def draw(
+        self,
+        denoiser: "Denoiser",
+        encoded_prompts: EncodedPrompts,
+        preview: "PreviewConfig",
+        size: tuple[int, int],
+    ) -> "list[Image.Image]":
+        """One picture for each prompt, drawn by ComfyUI's sampler with the denoiser as it is now.
+
+        No picture when Cancel was pressed meanwhile.
+
+        Raises:
+            InputError: this ComfyUI has no such sampler or scheduler.
+        """
+        return draw_live(self._resident, self._vae, denoiser, encoded_prompts, preview, size)
 
     @contextlib.contextmanager
     def open_denoiser(self, activation_bytes: int) -> "Iterator[Denoiser]":
@@ -75,10 +103,12 @@ class HostModel:
                 self.notes.append(copied)
             unet = build_view(self._model.model.model_config.unet_config, resident.tensors)
             resident.tensors.clear()
+            self._resident = resident.patcher
             try:
                 yield Denoiser(unet=unet, schedule=noise_schedule(self._model).to(self.device))
             finally:
                 drop_weights(unet)
+                self._resident = None
                 del unet, resident
                 gc.collect()
                 comfy.model_management.soft_empty_cache()
@@ -91,7 +121,7 @@ def _ignored(model: Any) -> list[str]:
     found = [key for key in OPTION_KEYS if transformer.get(key)]
     found += [key for key in options if key != "transformer_options" and options[key]]
     found += [key for key in ("hook_patches", "injections") if getattr(model, key, None)]
-    found += [key for key in model.object_patches if key not in ("model_sampling", "manual_cast_dtype")]
+    found += [key for key in model.object_patches if key not in USED_PATCHES]
     if not found:
         return []
     return [f"ignored while training, as they act on sampling only: {', '.join(sorted(set(found)))}"]

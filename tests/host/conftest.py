@@ -69,6 +69,42 @@ def host_state():
     return describe_host
 
 
+@pytest.fixture
+def loras_folder(tmp_path, monkeypatch):
+    """An empty folder that ComfyUI takes for its only loras folder."""
+    import folder_paths
+
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    registered = {**folder_paths.folder_names_and_paths, "loras": ([str(folder)], {".safetensors"})}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", registered)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return folder
+
+
+@pytest.fixture
+def kept_loras(stand_in, loras_folder):
+    """cat.safetensors and its checkpoints of steps 2 and 4, random and ever stronger; their folder."""
+    import torch
+    from sdxl_trainer.nodes.comfy_bridge.host_model import HostModel
+    from sdxl_trainer.trainer.config import LoRAConfig
+    from sdxl_trainer.trainer.lora import attach_adapter
+    from sdxl_trainer.trainer.lora_file import write_lora
+
+    config = LoRAConfig(rank=4, alpha=2.0)
+    generator = torch.Generator().manual_seed(5)
+    with torch.inference_mode(), HostModel(*stand_in, "stand-in").open_denoiser(0) as denoiser:
+        with torch.inference_mode(False):
+            adapter = attach_adapter(denoiser.unet, config, seed=3)
+            shapes = {name: weight.shape for name, weight in adapter.state_dict().items()}
+            adapter.detach()
+        layers = denoiser.unet.config["layers_per_block"]
+    for name, scale in (("cat-step000002", 0.1), ("cat-step000004", 0.2), ("cat", 0.3)):
+        state = {key: scale * torch.randn(s, generator=generator) for key, s in shapes.items()}
+        write_lora(loras_folder / f"{name}.safetensors", state, config, {}, layers)
+    return loras_folder
+
+
 def describe_host(model, clip, vae):
     modules = {"model": model.model, "clip": clip.cond_stage_model, "vae": vae.first_stage_model}
     state = {}

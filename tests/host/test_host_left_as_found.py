@@ -1,5 +1,8 @@
 """Runs on ComfyUI's own objects: whatever happens, they are as they were, and sampling gives the same."""
 
+import shutil
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -14,9 +17,9 @@ def run(stand_in, example_folder, tmp_path):
 
     dataset = load_dataset(example_folder, DatasetConfig(resolution=128, trigger="zorp"))
 
-    def start(listener, steps=3, targets="attention+ff+conv"):
+    def start(listener, steps=3, targets="attention+ff+conv", **sections):
         lora = LoRAConfig(rank=4, targets=targets)
-        config = TrainConfig(name="test", steps=steps, batch_size=2, lora=lora)
+        config = TrainConfig(name="test", steps=steps, batch_size=2, lora=lora, **sections)
         job = Job(config=config, dataset=dataset, loras_folder=tmp_path, run_folder=tmp_path / "runs")
         with torch.inference_mode():  # as ComfyUI runs every node
             return train(job, HostModel(*stand_in, "stand-in"), listener)
@@ -44,6 +47,39 @@ def test_after_a_run_host_and_sample_are_identical(run, silent, stand_in, host_s
     assert result.trained_steps == 3
     assert host_state(*stand_in) == state
     assert torch.equal(sample(*stand_in), picture)
+
+
+def test_previews_on_the_way_leave_the_host_and_the_training_alone(
+    run, silent, stand_in, host_state, tmp_path
+):
+    from PIL import Image
+    from sdxl_trainer.trainer.config import PreviewConfig, ValidationConfig
+
+    class Seeing(silent):
+        drawn: ClassVar = {}
+
+        def preview(self, step, pictures):
+            self.drawn[step] = [Image.open(path).convert("RGB").tobytes() for path in pictures]
+
+    picture, state = sample(*stand_in), host_state(*stand_in)
+    validation = ValidationConfig(validation_share=0.2, validate_every=2)
+    plain = run(silent(), validation=validation).lora_path.read_bytes()
+    preview = PreviewConfig(prompts="a zorp\na cat", preview_every=1, steps=2, sampler="dpmpp_sde")
+    (tmp_path / "test.safetensors").unlink()
+    shutil.rmtree(tmp_path / "runs")
+    seen = Seeing()
+    drawn = run(seen, validation=validation, preview=preview)
+    assert list(seen.drawn)[:3] == [0, 1, 2]
+    assert {len(pictures) for pictures in seen.drawn.values()} == {2}
+    assert seen.drawn[0] != seen.drawn[2]
+    assert tensors_of(drawn.lora_path.read_bytes()) == tensors_of(plain)
+    assert host_state(*stand_in) == state
+    assert torch.equal(sample(*stand_in), picture)
+
+
+def tensors_of(content):
+    """The bytes of a safetensors file behind its header, which tells the settings too."""
+    return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 def test_after_an_error_the_host_is_as_it_was(run, silent, stand_in, host_state):

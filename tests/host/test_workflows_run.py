@@ -35,11 +35,7 @@ def training(client, graphs, workflow):
         latent |= {"width": 128, "height": 128}
         for sampler in graphs.nodes_of(prompt, "KSampler"):
             sampler |= {"steps": 2}
-        prompt["preview"] = {
-            "class_type": "SDXLTrainer_PreviewSettings",
-            "inputs": {"prompts": "a zorp\na cat", "negative": "", "steps": 2, "guidance": 6.0, "seed": 1},
-        }
-        train["preview_settings"] = ["preview", 0]
+        add_settings(client, prompt, "Preview", prompts="a zorp\na cat", steps=2, preview_every=4)
         return prompt, ui
 
     return make
@@ -49,16 +45,13 @@ def title_id(ui, title):
     return next(str(node["id"]) for node in ui["nodes"] if node.get("title") == title)
 
 
-def run_settings(prompt, **changes):
-    values = {
-        "save_every": 0,
-        "keep_last": 0,
-        "gradient_accumulation": 1,
-        "precision": "auto",
-        "gradient_checkpointing": "auto",
-    }
-    prompt["run"] = {"class_type": "SDXLTrainer_RunSettings", "inputs": {**values, **changes}}
-    next(n for n in prompt.values() if n["class_type"] == TRAIN)["inputs"]["run_settings"] = ["run", 0]
+def add_settings(client, prompt, name, **changes):
+    """Plug a settings node into the trainer; what is not changed has its default."""
+    info = client.get("/object_info")[f"SDXLTrainer_{name}Settings"]["input"]["required"]
+    values = {widget: options["default"] for widget, (_, options) in info.items()}
+    prompt[name] = {"class_type": f"SDXLTrainer_{name}Settings", "inputs": {**values, **changes}}
+    train = next(n for n in prompt.values() if n["class_type"] == TRAIN)
+    train["inputs"][f"{name.lower()}_settings"] = [name, 0]
 
 
 def metrics(base_directory, name):
@@ -70,10 +63,11 @@ def lora_path(base_directory, name):
     return base_directory / "models" / "loras" / f"{name}.safetensors"
 
 
-def test_the_pack_loads_without_a_word_of_complaint(server, client):
+def test_the_pack_loads_without_a_word_of_complaint(server, client, pack_folder):
     assert "IMPORT FAILED" not in server.log.read_text()
     ours = {name for name in client.get("/object_info") if name.startswith("SDXLTrainer_")}
-    assert len(ours) == 8
+    frozen = json.loads((pack_folder / "tests" / "nodes" / "frozen_nodes.json").read_text())
+    assert ours == frozen.keys()
 
 
 def test_training_and_sampling_run_and_the_file_carries_the_graph(client, graphs, training, base_directory):
@@ -102,7 +96,7 @@ def test_the_file_loads_in_cores_loader_without_a_complaint(client, graphs, trai
     wires = {"model": inputs["model"], "clip": inputs["clip"]}
     strengths = {"lora_name": "first.safetensors", "strength_model": 1.0, "strength_clip": 1.0}
     prompt[train_id] = {"class_type": "LoraLoader", "inputs": {**wires, **strengths}}
-    prompt.pop("preview")
+    prompt.pop("Preview")
     for key in [k for k, n in prompt.items() if n["class_type"] in ("PreviewAny", "PreviewImage")]:
         prompt.pop(key)
     mark = len(server.log.read_text())
@@ -124,6 +118,47 @@ def test_sampling_with_the_finished_lora_runs(client, graphs, training, workflow
     ended = client.run(prompt)
     assert graphs.texts(ended, title_id(ui, "Trigger words")) == "zorp"
     assert "applied" in graphs.texts(ended, title_id(ui, "What was applied"))
+
+
+def test_pictures_on_the_way_are_kept_from_the_base_on(client, training, base_directory):
+    if not lora_path(base_directory, "first").exists():
+        client.run(*training("first"))
+    folder = base_directory / "output" / "sdxl_trainer" / "first" / "samples"
+    names = sorted(path.name for path in folder.iterdir())
+    assert names[:4] == [f"step-{step:06d}-{n:02d}.png" for step in (0, 4) for n in (0, 1)]
+
+
+def test_loaded_settings_are_the_same_run_again(client, graphs, training, base_directory):
+    if not lora_path(base_directory, "first").exists():
+        client.run(*training("first"))
+    before = lora_path(base_directory, "first").stat().st_mtime_ns
+    prompt, ui = training("first")
+    info = client.get("/object_info")["SDXLTrainer_LoadTrainingSettings"]
+    prompt["load"] = {"class_type": info["name"], "inputs": {"lora_name": "first.safetensors"}}
+    (train,) = graphs.nodes_of(prompt, TRAIN)
+    train |= {"rank": 0, "preset": "style"}
+    train |= {name: ["load", n] for n, name in enumerate(info["output_name"]) if name != "report"}
+    prompt.pop("Preview")
+    ended = client.run(prompt, ui)
+    assert lora_path(base_directory, "first").stat().st_mtime_ns == before
+    assert not lora_path(base_directory, "first-2").exists()
+    assert "'first'" in graphs.texts(ended, title_id(ui, REPORT))
+
+
+def test_checkpoints_are_compared_on_one_sheet(client, graphs, training, workflow, base_directory):
+    prompt, ui = training("kept")
+    add_settings(client, prompt, "Run", save_every=2, keep_last=0)
+    client.run(prompt, ui)
+    ui = workflow("compare_checkpoints.json")
+    prompt = graphs.stand_in_instead_of_checkpoint(graphs.api_prompt(ui, client.get("/object_info")))
+    (compare,) = graphs.nodes_of(prompt, "SDXLTrainer_CompareLoRAs")
+    compare |= {"lora_name": "kept.safetensors", "steps": 2, "width": 64, "height": 64}
+    ended = client.run(prompt, ui)
+    said = graphs.texts(ended, title_id(ui, "What was drawn"))
+    assert "kept: 16 pictures of 64x64" in said
+    assert "kept-step000002.safetensors, kept-step000004.safetensors, kept.safetensors" in said
+    images = [entry for output in ended["outputs"].values() for entry in output.get("images", [])]
+    assert sorted(image["type"] for image in images) == ["output", "temp"]
 
 
 def test_queueing_again_trains_nothing_even_after_a_restart(graphs, training, start_server, base_directory):
@@ -156,7 +191,7 @@ def test_cancel_keeps_the_finished_steps_and_queueing_goes_on(client, training, 
     whole, ui = training("whole", steps=40)
     client.run(whole, ui)
     prompt, ui = training("cancelled", steps=40)
-    run_settings(prompt, save_every=5)
+    add_settings(client, prompt, "Run", save_every=5, keep_last=0)
     queued = client.queue(prompt, ui)
     folder = base_directory / "models" / "loras"
     deadline = time.monotonic() + 300

@@ -11,13 +11,24 @@ import pytest
 
 FROZEN = Path(__file__).with_name("frozen_nodes.json")
 SETTINGS = {
-    "SDXLTrainer_LoRASettings": "LoRAConfig",
-    "SDXLTrainer_OptimizerSettings": "OptimizerConfig",
-    "SDXLTrainer_ObjectiveSettings": "ObjectiveConfig",
-    "SDXLTrainer_PreviewSettings": "PreviewConfig",
-    "SDXLTrainer_RunSettings": "RunConfig",
+    f"SDXLTrainer_{name}Settings": f"{name}Config"
+    for name in (
+        "LoRA",
+        "Optimizer",
+        "Schedule",
+        "Prodigy",
+        "Objective",
+        "Noise",
+        "Prior",
+        "Preview",
+        "Validation",
+        "Run",
+        "Logging",
+    )
 }
-SOCKETS = ("MODEL", "CLIP", "VAE", "LORA_MODEL", "LORA_MODEL,STRING")
+SOCKETS = ("MODEL", "CLIP", "VAE", "IMAGE", "MASK", "LORA_MODEL", "LORA_MODEL,STRING")
+TOGETHER = ({"width", "height"},)
+FILES = ("folder", "class_folder", "lora_name")
 
 
 @pytest.fixture
@@ -54,7 +65,7 @@ def test_ids_inputs_outputs_and_defaults_are_as_frozen(nodes):
             for o in node.define_schema().outputs
         ]
         listed = {
-            name: [kind, "" if name in ("folder", "lora_name") else options.get("default")]
+            name: [kind, "" if name in FILES else options.get("default")]
             for name, (kind, options) in inputs_of(node).items()
         }
         found[node_id] = {"inputs": listed, "outputs": outputs}
@@ -103,12 +114,50 @@ def test_the_dataclass_accepts_all_that_a_widget_can_be_set_to_and_no_more(nodes
 
     kind = getattr(config, SETTINGS.get(node_id, "DatasetConfig"))
     for name, options in widgets_of(nodes[node_id]).items():
+        names = next((pair for pair in TOGETHER if name in pair), {name})
         for end, step in (("min", -1), ("max", 1)):
             if end not in options:
                 continue
-            kind(**{name: options[end]})
+            kind(**dict.fromkeys(names, options[end]))
+            beyond = options[end] + step * max(1, abs(options[end]))
             with pytest.raises(InputError, match=name):
-                kind(**{name: options[end] + step * max(1, abs(options[end]))})
+                kind(**dict.fromkeys(names, beyond))
+
+
+def test_every_section_has_a_settings_node_and_a_socket_on_the_trainer(nodes):
+    from sdxl_trainer.trainer.config import SECTIONS
+
+    sockets = inputs_of(nodes["SDXLTrainer_TrainSDXLLoRA"])
+    kinds = {kind.__name__ for kind in SECTIONS.values()}
+    assert kinds == set(SETTINGS.values())
+    for node_id, kind in SETTINGS.items():
+        (section,) = [name for name, made in SECTIONS.items() if made.__name__ == kind]
+        (output,) = nodes[node_id].define_schema().outputs
+        assert output.id == f"{section}_settings"
+        assert sockets[output.id][0] == f"SDXL_{section.upper()}_SETTINGS"
+
+
+def test_loaded_settings_fit_the_trainers_sockets(nodes):
+    sockets = inputs_of(nodes["SDXLTrainer_TrainSDXLLoRA"])
+    outputs = nodes["SDXLTrainer_LoadTrainingSettings"].define_schema().outputs
+    for output in outputs[:-1]:
+        kind = output.get_io_type() if hasattr(output, "get_io_type") else output.io_type
+        assert sockets[output.id][0] == str(kind)
+
+
+def test_preview_samplers_are_comfyuis_own(nodes):
+    import comfy.samplers
+
+    for node_id, sampler in (("PreviewSettings", "sampler"), ("CompareLoRAs", "sampler_name")):
+        types = nodes[f"SDXLTrainer_{node_id}"].INPUT_TYPES()
+        groups = types["required"] | types["optional"]
+        for name, choices in (
+            (sampler, comfy.samplers.KSampler.SAMPLERS),
+            ("scheduler", comfy.samplers.KSampler.SCHEDULERS),
+        ):
+            kind, options = groups[name]
+            assert (kind if isinstance(kind, list) else options["options"]) == list(choices)
+            assert options["default"] in choices
 
 
 def test_dataset_widgets_are_all_the_dataset_settings(nodes):
@@ -121,8 +170,10 @@ def test_dataset_widgets_are_all_the_dataset_settings(nodes):
 
 
 def test_seeds_are_not_randomised_by_the_frontend(nodes):
-    for node_id in ("SDXLTrainer_TrainSDXLLoRA", "SDXLTrainer_PreviewSettings"):
-        assert widgets_of(nodes[node_id])["seed"]["control_after_generate"] is False
+    seeds = [widgets_of(node)["seed"] for node in nodes.values() if "seed" in widgets_of(node)]
+    assert len(seeds) >= 3
+    for seed in seeds:
+        assert seed["control_after_generate"] is False
 
 
 def test_every_node_has_a_help_page_that_explains_each_input(nodes, pack_folder):
@@ -130,6 +181,14 @@ def test_every_node_has_a_help_page_that_explains_each_input(nodes, pack_folder)
         page = (pack_folder / "web" / "docs" / f"{node_id}.md").read_text("utf-8")
         for name in inputs_of(node):
             assert f"| `{name}` |" in page, f"{node_id} {name}"
+
+
+def test_the_trainers_page_tells_what_each_preset_sets(pack_folder):
+    from sdxl_trainer.trainer.presets import PRESETS
+
+    page = (pack_folder / "web" / "docs" / "SDXLTrainer_TrainSDXLLoRA.md").read_text("utf-8")
+    for name, preset in PRESETS.items():
+        assert f"| `{name}` | {preset.summary} |" in page
 
 
 def test_registering_the_nodes_imports_no_training_library(comfyui_folder, pack_folder):
@@ -150,3 +209,11 @@ print(sorted({{"diffusers", "peft", "accelerate", "kornia"}} & (set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split("\n")[:2] == ["True", "[]"], done.stderr
+
+
+@pytest.mark.parametrize("node_id", SETTINGS)
+def test_settings_that_a_saved_prompt_lacks_have_their_defaults(nodes, node_id):
+    from sdxl_trainer.trainer import config
+
+    assert nodes[node_id].INPUT_TYPES()["required"] == {}
+    assert nodes[node_id].execute().result == (getattr(config, SETTINGS[node_id])(),)

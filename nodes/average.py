@@ -1,0 +1,108 @@
+"""AverageLoRAs: several checkpoints of a run as one LoRA file, their changes averaged."""
+
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer.errors import InputError
+from .comfy_bridge.folders import lora_choices, loras_folder
+from .comfy_bridge.folders import lora_name as listed_name
+from .lora_checkpoints import NO_FILE, checkpoint_file, chosen_file, parse_numbers, parse_steps
+from .lora_model import TrainedLoRA, read_tensors
+from .widgets import CATEGORY
+
+
+class AverageLoRAs(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SDXLTrainer_AverageLoRAs",
+            display_name="Average LoRAs",
+            category=CATEGORY,
+            description="Averages checkpoints of a run into one LoRA file, which is often steadier than any "
+            "of them. The files themselves stay as they are.",
+            inputs=_inputs(),
+            outputs=[
+                io.LoraModel.Output("average", display_name="lora", tooltip="The average, for Apply LoRA."),
+                io.String.Output(
+                    "lora_file", display_name="lora_file", tooltip="Its name, as ComfyUI's loaders list it."
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="What was averaged, and into which file."
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, lora_name: str, checkpoints: str, weights: str, name: str, lora: Any = None
+    ) -> io.NodeOutput:
+        from ..trainer.averaged_file import write_average
+        from ..trainer.lora_file import read_lora
+
+        path = chosen_file(lora, lora_name)
+        if path is None:
+            raise InputError("the wired LoRA comes from no file, so it has no checkpoints: choose its file")
+        files = [checkpoint_file(path, step) for step in parse_steps(checkpoints, path)]
+        shares = parse_numbers(weights, "weights", "1, 1, 2") or [1.0] * len(files)
+        _require_pairs(files, shares)
+        loras = {file.name: read_lora(file) for file in files}
+        target, is_new = write_average(loras_folder(), name.strip() or f"{path.stem}_average", loras, shares)
+        average = TrainedLoRA(read_tensors(target), target)
+        return io.NodeOutput(average, listed_name(target), _report(files, shares, target, is_new))
+
+
+def _require_pairs(files: list[Path], shares: list[float]) -> None:
+    names = ", ".join(file.name for file in files)
+    if len(files) < 2:
+        raise InputError(
+            f"there is only {names} to average: name at least two checkpoints, such as '400, final'"
+        )
+    if len(shares) != len(files):
+        raise InputError(
+            f"weights holds {len(shares)} numbers for {len(files)} files ({names}): give one for each, or "
+            "none"
+        )
+
+
+def _report(files: list[Path], shares: list[float], target: Path, is_new: bool) -> str:
+    total = sum(shares)
+    parts = [f"{share / total:.0%} {file.name}" for file, share in zip(files, shares, strict=True)]
+    verb = "written" if is_new else "held this very average already"
+    return f"{target.name} {verb}: " + " + ".join(parts)
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "lora_name",
+            options=[NO_FILE, *lora_choices()],
+            default=NO_FILE,
+            tooltip="File of the loras folder, used when nothing is wired to lora; press R to refresh.",
+        ),
+        io.String.Input(
+            "checkpoints",
+            default="",
+            tooltip="Steps of the checkpoints beside the file, such as 400, 500, final; empty = all of them.",
+        ),
+        io.String.Input(
+            "weights",
+            default="",
+            tooltip="A weight for each, such as 1, 1, 2, of which only the proportions count; empty = all "
+            "alike.",
+        ),
+        io.String.Input(
+            "name",
+            default="",
+            tooltip="Name of the new file; empty = the LoRA's with _average. No file is overwritten: a name "
+            "that is taken gets a number.",
+        ),
+        io.MultiType.Input(
+            "lora",
+            types=[io.LoraModel, io.String],
+            optional=True,
+            tooltip="LoRA or file name from Train SDXL LoRA; goes before lora_name.",
+        ),
+    ]

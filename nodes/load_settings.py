@@ -1,0 +1,73 @@
+"""LoadTrainingSettings: what a LoRA was trained with, back on the wires of the settings sockets."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer.config import SECTIONS
+from ..trainer.errors import InputError
+from .comfy_bridge.folders import lora_choices
+from .lora_checkpoints import NO_FILE, chosen_file
+from .widgets import CATEGORY, settings_output
+
+
+class LoadTrainingSettings(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SDXLTrainer_LoadTrainingSettings",
+            display_name="Load Training Settings",
+            category=CATEGORY,
+            description="The settings that a LoRA was trained with, out of its file: all of them where it "
+            "was trained here, what kohya's metadata tells where it was trained there.",
+            inputs=_inputs(),
+            outputs=[
+                *(settings_output(section) for section in SECTIONS),
+                io.Int.Output("steps", display_name="steps", tooltip="Plug into steps; 0 = not told."),
+                io.Int.Output(
+                    "batch_size", display_name="batch_size", tooltip="Plug into batch_size; 0 = not told."
+                ),
+                io.Int.Output("seed", display_name="seed", tooltip="Plug into seed; 42 = not told."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="All settings in words, those of the dataset too, and what could not be read.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str = NO_FILE, **_: Any) -> str:
+        if lora_name == NO_FILE:
+            return NO_FILE
+        path = chosen_file(None, lora_name)
+        assert path is not None
+        return f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, lora_name: str, lora: Any = None) -> io.NodeOutput:
+        from ..trainer.settings_from_lora import settings_of_file
+
+        path = chosen_file(lora, lora_name)
+        if path is None:
+            raise InputError("the wired LoRA comes from no file, so it tells no settings: choose its file")
+        loaded = settings_of_file(path)
+        numbers = (loaded.steps, loaded.batch_size, loaded.seed)
+        return io.NodeOutput(*loaded.sections.values(), *numbers, loaded.describe())
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "lora_name",
+            options=[NO_FILE, *lora_choices()],
+            default=NO_FILE,
+            tooltip="File of the loras folder, used when nothing is wired to lora; press R to refresh.",
+        ),
+        io.MultiType.Input(
+            "lora",
+            types=[io.LoraModel, io.String],
+            optional=True,
+            tooltip="LoRA or file name from Train SDXL LoRA; goes before lora_name.",
+        ),
+    ]
