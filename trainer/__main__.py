@@ -5,60 +5,28 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import torch
 
-from .config import DatasetConfig, Precision, PreviewConfig, Resume, RunConfig, Targets
+from .chosen_settings import Chosen, choose_settings
+from .command_line import build_parser
+from .config import PreviewConfig
 from .contact_sheet import SheetStyle, contact_sheet
-from .dataset import load_dataset
+from .dataset import TrainingSet, load_dataset
 from .dataset_report import describe
+from .dataset_sets import with_masks
 from .errors import CancelledError, InputError
-from .presets import PRESETS, Settings, Widgets, explain, resolve
+from .headless_class_images import ClassFolder, add_class_images
+from .lora_file import read_lora
+from .presets import explain, resolve
 from .run import Job, Result, train
 from .sdxl_model import HeadlessSDXL
 from .terminal import TerminalListener, stop_on_interrupt
 
-STAND_IN = Path(__file__).resolve().parents[1] / "assets" / "tiny_sdxl"
 SDXL_RESOLUTION = 1024
 INTERRUPTED = 130
 """Exit status of a program that Ctrl-C ended."""
 _DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
-    files = parser.add_argument_group("files")
-    files.add_argument("--data", type=Path, required=True, help="folder of pictures and captions")
-    files.add_argument("--checkpoint", type=Path, default=STAND_IN, help="SDXL: folder or .safetensors file")
-    files.add_argument("--output", type=Path, default=Path("output"), help="folder for everything written")
-    files.add_argument("--name", default="", help="of the LoRA; default: the data folder's name")
-    files.add_argument("--resume", choices=get_args(Resume), default="auto", help="new: always a new run")
-    files.add_argument("--sheet", type=Path, help="write a picture of prompts before and after training")
-    files.add_argument("--prompts", nargs="*", default=[], help="of the sheet; default: a caption")
-
-    run = parser.add_argument_group("training (0 = from the preset)")
-    run.add_argument("--preset", choices=sorted(PRESETS), default="object")
-    run.add_argument("--steps", type=int, default=0, help="optimizer steps")
-    run.add_argument("--epochs", type=int, default=0, help="passes over the pictures, instead of steps")
-    run.add_argument("--rank", type=int, default=0, help="size of the LoRA; kohya: network_dim")
-    run.add_argument("--alpha", type=float, default=0.0, help="0 = rank; kohya: network_alpha")
-    run.add_argument("--targets", choices=("preset", *get_args(Targets)), default="preset")
-    run.add_argument("--learning-rate", type=float, default=0.0)
-    run.add_argument("--batch-size", type=int, default=1)
-    run.add_argument("--accumulation", type=int, default=1, help="batches summed into one step")
-    run.add_argument("--seed", type=int, default=42)
-    run.add_argument("--save-every", type=int, default=RunConfig().save_every, help="0 = only at the end")
-    run.add_argument("--precision", choices=get_args(Precision), default="auto")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-
-    pictures = parser.add_argument_group("pictures")
-    pictures.add_argument("--resolution", type=int, default=0, help="pixels; 0 = what the model was made for")
-    pictures.add_argument("--trigger", default="", help="word in front of every caption that lacks it")
-    pictures.add_argument("--prompt", default="", help="caption of pictures that have none")
-    pictures.add_argument("--repeats", type=int, default=1)
-    pictures.add_argument("--flip", action="store_true", help="train on mirrored pictures too")
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,33 +56,47 @@ def run_job(options: argparse.Namespace, listener: TerminalListener) -> Result:
         InputError: see `train`, `load_dataset` and `HeadlessSDXL.load`.
         CancelledError: Ctrl-C; everything is saved.
     """
-    model = HeadlessSDXL.load(options.checkpoint, _device(options.device), _DTYPES[options.precision])
-    resolution = options.resolution or native_resolution(options.checkpoint)
-    dataset = load_dataset(
-        options.data,
-        DatasetConfig(
-            resolution=resolution,
-            trigger=options.trigger,
-            prompt=options.prompt,
-            repeats=options.repeats,
-            flip=options.flip,
-            bucket_step=64 if resolution >= 512 else 32,
-        ),
-        lambda done, total: listener.phase("reading pictures", done, total),
-    )
-    widgets, settings = _widgets(options), _settings(options)
-    lines = explain(options.preset, widgets, settings, dataset)
-    sys.stdout.write(f"{describe(dataset, options.batch_size)}\n{', '.join(lines)}\n")
-    config = resolve(options.preset, widgets, settings, dataset)
-    output = options.output
+    chosen = choose_settings(options)
+    model = HeadlessSDXL.load(options.checkpoint, _device(options.device), _DTYPES[chosen.precision])
+    initial_lora = read_lora(options.start_from) if options.start_from else None
+    dataset = _load_pictures(options, chosen, model, listener)
+    choice = (chosen.preset, chosen.widgets, chosen.settings, dataset)
+    config = resolve(*choice)
+    sys.stdout.write("\n".join([describe(dataset, config.batch_size), *explain(*choice), ""]))
     job = Job(
-        config=config, dataset=dataset, loras_folder=output / "loras", run_folder=output / "sdxl_trainer"
+        config=config,
+        dataset=dataset,
+        loras_folder=options.output / "loras",
+        run_folder=options.output / "sdxl_trainer",
+        initial_lora=initial_lora,
     )
     result = train(job, model, listener)
     if options.sheet:
         prompts = options.prompts or [dataset.pictures[0].captions[0]]
         write_sheet(options.sheet, model, result.lora_path, prompts, dataset.config.resolution)
     return result
+
+
+def _load_pictures(
+    options: argparse.Namespace, chosen: Chosen, model: HeadlessSDXL, listener: TerminalListener
+) -> TrainingSet:
+    """The pictures with their masks and class images."""
+
+    def on_progress(done: int, total: int) -> None:
+        listener.phase("reading pictures", done, total)
+
+    config = chosen.dataset_config(native_resolution(options.checkpoint))
+    dataset = load_dataset(options.data, config, on_progress)
+    if options.alpha_masks:
+        dataset = with_masks(dataset, "alpha", on_progress)
+    if not options.class_data:
+        return dataset
+    folder = ClassFolder(
+        path=options.class_data,
+        class_prompt=options.class_prompt,
+        num_class_images=options.num_class_images,
+    )
+    return add_class_images(dataset, folder, model, listener)
 
 
 def native_resolution(checkpoint: Path) -> int:
@@ -132,32 +114,6 @@ def _device(name: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _widgets(options: argparse.Namespace) -> Widgets:
-    return Widgets(
-        name=options.name or options.data.resolve().name,
-        steps=options.steps,
-        epochs=options.epochs,
-        rank=options.rank,
-        alpha=options.alpha,
-        targets=options.targets,
-        learning_rate=options.learning_rate,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        resume=options.resume,
-    )
-
-
-def _settings(options: argparse.Namespace) -> Settings:
-    return Settings(
-        preview=PreviewConfig(prompts="\n".join(options.prompts)),
-        run=RunConfig(
-            save_every=options.save_every,
-            gradient_accumulation=options.accumulation,
-            precision=options.precision,
-        ),
-    )
 
 
 def write_sheet(

@@ -1,69 +1,50 @@
-"""Starting points for four kinds of LoRA, as plain values, and how they become a run's settings.
+"""How a preset, settings and widgets become a run's settings, and where each value came from.
 
-Order: preset, then the settings that are plugged in, then the widgets; a widget of 0 or "preset" is not
-set. Figures: published recipes for SDXL, 8-100 pictures, batch 1 (ai-toolkit, kohya, OneTrainer, and the
-Hugging Face DreamBooth posts, which find faces best near 120 steps a picture).
+Order: preset, then the settings that are plugged in, each in place of the preset's whole section, then the
+widgets; a widget of 0 or "preset" is not set.
 """
 
+import dataclasses
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
 
 from .config import (
+    SECTIONS,
+    LoggingConfig,
     LoRAConfig,
-    LRSchedule,
+    NoiseConfig,
     ObjectiveConfig,
     OptimizerConfig,
     PreviewConfig,
+    PriorConfig,
+    ProdigyConfig,
     RunConfig,
-    Targets,
+    ScheduleConfig,
     TrainConfig,
+    ValidationConfig,
 )
 from .dataset import TrainingSet
 from .errors import InputError
+from .recipes import PRESETS, Preset
 
+__all__ = ["PRESETS", "Preset", "Settings", "Widgets", "explain", "find_preset", "resolve"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    rank: int
-    targets: Targets = "attention+ff"
-    learning_rate: float = 1e-4
-    lr_schedule: LRSchedule
-    caption_dropout: float = 0.05
-    min_snr_gamma: float = 5.0
-    steps_per_picture: int
-    """How often each picture is seen, at batch size 1."""
-    min_steps: int
-    max_steps: int
-    """Limits of the steps at batch size 1; larger batches take fewer steps over as many pictures."""
-
-    @property
-    def summary(self) -> str:
-        """The preset in one line, for tooltips."""
-        return (
-            f"rank {self.rank}, {self.targets}, learning rate {self.learning_rate:g} "
-            f"{self.lr_schedule.replace('_', ' ')}, {self.steps_per_picture} steps a picture "
-            f"({self.min_steps} to {self.max_steps})"
-        )
-
-
-PRESETS = {
-    "person": Preset(
-        rank=16,
-        lr_schedule="constant_with_warmup",
-        steps_per_picture=110,
-        min_steps=600,
-        max_steps=2500,
-    ),
-    "character": Preset(rank=16, lr_schedule="cosine", steps_per_picture=90, min_steps=1000, max_steps=3000),
-    "style": Preset(rank=32, lr_schedule="cosine", steps_per_picture=50, min_steps=1000, max_steps=4000),
-    "object": Preset(
-        rank=16,
-        lr_schedule="constant_with_warmup",
-        steps_per_picture=90,
-        min_steps=600,
-        max_steps=2000,
-    ),
+ALWAYS_SHOWN = {
+    "lora": ("rank", "alpha", "targets"),
+    "optimizer": ("learning_rate", "lr_schedule"),
+    "objective": ("min_snr_gamma", "caption_dropout"),
 }
+"""Section -> the fields that `explain` names even where they are at their defaults."""
+_WORDS = {
+    ("optimizer", "lr_schedule"): "schedule",
+    ("objective", "min_snr_gamma"): "min-SNR gamma",
+    ("lora", "rank_stabilized"): "rank-stabilized scaling",
+    ("prior", "prior_preservation"): "prior preservation",
+    ("run", "precision"): "arithmetic",
+}
+_LONGEST_TEXT = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,77 +60,27 @@ class Widgets:
     alpha: float = 0.0
     targets: str = "preset"
     learning_rate: float = 0.0
-    batch_size: int = 1
+    batch_size: int = 0
+    """Pictures in one forward pass; 0 = the preset's."""
     seed: int = 42
     resume: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is plugged into the settings sockets; None where nothing is."""
+    """What is plugged into the settings sockets, one for each section; None where nothing is."""
 
     lora: LoRAConfig | None = None
     optimizer: OptimizerConfig | None = None
+    schedule: ScheduleConfig | None = None
+    prodigy: ProdigyConfig | None = None
     objective: ObjectiveConfig | None = None
-    preview: PreviewConfig = field(default_factory=PreviewConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-
-
-def resolve(preset: str, widgets: Widgets, settings: Settings, dataset: TrainingSet) -> TrainConfig:
-    """The settings of a run.
-
-    Raises:
-        InputError: a value is out of its range, or the preset is unknown.
-    """
-    recipe = find_preset(preset)
-    lora = settings.lora or LoRAConfig(rank=recipe.rank, targets=recipe.targets)
-    optimizer = settings.optimizer or OptimizerConfig(
-        learning_rate=recipe.learning_rate, lr_schedule=recipe.lr_schedule
-    )
-    objective = settings.objective or ObjectiveConfig(
-        min_snr_gamma=recipe.min_snr_gamma, caption_dropout=recipe.caption_dropout
-    )
-    if widgets.rank:
-        lora = replace(lora, rank=widgets.rank)
-    if widgets.alpha:
-        lora = replace(lora, alpha=widgets.alpha)
-    if widgets.targets != "preset":
-        lora = replace(lora, targets=widgets.targets)
-    if widgets.learning_rate:
-        optimizer = replace(optimizer, learning_rate=widgets.learning_rate)
-    return TrainConfig(
-        name=widgets.name,
-        steps=_steps(recipe, widgets, settings, dataset)[0],
-        batch_size=widgets.batch_size,
-        seed=widgets.seed,
-        resume=widgets.resume,
-        lora=lora,
-        optimizer=optimizer,
-        objective=objective,
-        preview=settings.preview,
-        run=settings.run,
-    )
-
-
-def explain(preset: str, widgets: Widgets, settings: Settings, dataset: TrainingSet) -> list[str]:
-    """Where each value that `resolve` chose comes from, one line each ("rank 16 (preset person)")."""
-    config = resolve(preset, widgets, settings, dataset)
-    lora_from = "LoRA settings" if settings.lora else f"preset {preset}"
-    optimizer_from = "optimizer settings" if settings.optimizer else f"preset {preset}"
-    objective_from = "objective settings" if settings.objective else f"preset {preset}"
-    alpha = config.lora.effective_alpha
-    alpha_from = "node" if widgets.alpha else lora_from if config.lora.alpha else "same as rank"
-    rate = config.optimizer.learning_rate
-    return [
-        f"rank {config.lora.rank} ({'node' if widgets.rank else lora_from})",
-        f"alpha {alpha:g} ({alpha_from})",
-        f"targets {config.lora.targets} ({'node' if widgets.targets != 'preset' else lora_from})",
-        f"learning rate {rate:g} ({'node' if widgets.learning_rate else optimizer_from})",
-        f"schedule {config.optimizer.lr_schedule.replace('_', ' ')} ({optimizer_from})",
-        f"min-SNR gamma {config.objective.min_snr_gamma:g} ({objective_from})",
-        f"caption dropout {config.objective.caption_dropout:g} ({objective_from})",
-        f"steps {config.steps} ({_steps(find_preset(preset), widgets, settings, dataset)[1]})",
-    ]
+    noise: NoiseConfig | None = None
+    prior: PriorConfig | None = None
+    preview: PreviewConfig | None = None
+    validation: ValidationConfig | None = None
+    run: RunConfig | None = None
+    logging: LoggingConfig | None = None
 
 
 def find_preset(name: str) -> Preset:
@@ -163,22 +94,166 @@ def find_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def _steps(recipe: Preset, widgets: Widgets, settings: Settings, dataset: TrainingSet) -> tuple[int, str]:
-    """Optimizer steps of the run, and where the number comes from."""
+def resolve(preset: str, widgets: Widgets, settings: Settings, dataset: TrainingSet) -> TrainConfig:
+    """The settings of a run.
+
+    Raises:
+        InputError: a value is out of its range, the preset is unknown, or the dataset is too small to
+            hold a part out.
+    """
+    recipe = find_preset(preset)
+    sections: dict[str, Any] = {}
+    for name in SECTIONS:
+        plugged = getattr(settings, name)
+        sections[name] = getattr(recipe, name) if plugged is None else plugged
+    for section, field, value in _set_widgets(widgets):
+        sections[section] = replace(sections[section], **{field: value})
+    config = TrainConfig(
+        name=widgets.name,
+        steps=1,
+        batch_size=widgets.batch_size or recipe.batch_size,
+        seed=widgets.seed,
+        resume=widgets.resume,
+        **sections,
+    )
+    return replace(config, steps=_count_steps(recipe, widgets, config, dataset)[0])
+
+
+def explain(preset: str, widgets: Widgets, settings: Settings, dataset: TrainingSet) -> list[str]:
+    """Where each value that `resolve` chose comes from, one line each ("rank 16 (preset person)").
+
+    Values at their defaults are left out but for the few everybody looks for. Then the arithmetic of the
+    steps, and what else the preset asks for.
+    """
+    recipe = find_preset(preset)
+    config = resolve(preset, widgets, settings, dataset)
+    from_node = {(section, field) for section, field, _ in _set_widgets(widgets)}
+    lines = []
+    for name, kind in SECTIONS.items():
+        section = getattr(config, name)
+        plugged = f"preset {preset}" if getattr(settings, name) is None else f"{name} settings"
+        origin = plugged.replace("lora", "LoRA") if plugged.startswith("lora") else plugged
+        for field in dataclasses.fields(kind):
+            value = getattr(section, field.name)
+            is_shown = field.name in ALWAYS_SHOWN.get(name, ())
+            if is_shown or value != field.default:
+                where = "node" if (name, field.name) in from_node else origin
+                lines.append(_line(config, name, field.name, where))
+    if config.batch_size > 1 or widgets.batch_size:
+        lines.append(
+            f"batch size {config.batch_size} ({'node' if widgets.batch_size else f'preset {preset}'})"
+        )
+    steps, arithmetic = _count_steps(recipe, widgets, config, dataset)
+    origin = "node" if widgets.steps or widgets.epochs else f"preset {preset}"
+    lines.append(f"steps {steps} ({origin}{': ' if arithmetic else ''}{arithmetic})")
+    return [*lines, *_preset_notes(preset, recipe)]
+
+
+def _set_widgets(widgets: Widgets) -> list[tuple[str, str, Any]]:
+    """(section, field, value) of each widget that overrules a section."""
+    candidates = [
+        ("lora", "rank", widgets.rank),
+        ("lora", "alpha", widgets.alpha),
+        ("lora", "targets", "" if widgets.targets == "preset" else widgets.targets),
+        ("optimizer", "learning_rate", widgets.learning_rate),
+    ]
+    return [candidate for candidate in candidates if candidate[2]]
+
+
+def _line(config: TrainConfig, section: str, field: str, origin: str) -> str:
+    """One value in words."""
+    value = getattr(getattr(config, section), field)
+    if (section, field) == ("lora", "alpha"):
+        value, origin = config.lora.effective_alpha, origin if value else "same as rank"
+    if (section, field) == ("optimizer", "learning_rate"):
+        usual = f"usual for {config.optimizer.optimizer}"
+        value, origin = config.optimizer.effective_learning_rate, origin if value else usual
+    plain = field.replace("_", " ")
+    words = _WORDS.get((section, field), plain)
+    if section == "preview" and not plain.startswith("preview"):
+        words = f"preview {plain}"
+    return f"{words} {_text(value)} ({origin})"
+
+
+def _text(value: Any) -> str:
+    """A value as it reads in a sentence; names without their underscores, texts between quotes."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if not isinstance(value, str):
+        return str(value)
+    if value.isidentifier():
+        return value.replace("_", " ")
+    one_line = " / ".join(value.split("\n"))
+    if len(one_line) > _LONGEST_TEXT:
+        one_line = f"{one_line[:_LONGEST_TEXT]}…"
+    return f"'{one_line}'" if " " in one_line else one_line
+
+
+def _count_steps(
+    recipe: Preset, widgets: Widgets, config: TrainConfig, dataset: TrainingSet
+) -> tuple[int, str]:
+    """Optimizer steps of the run, and their arithmetic in words."""
     if widgets.steps:
-        return widgets.steps, "node"
-    accumulation = settings.run.gradient_accumulation
-    if widgets.epochs:
-        an_epoch = dataset.steps_per_epoch(widgets.batch_size, accumulation)
-        return widgets.epochs * an_epoch, f"{widgets.epochs} epochs of {an_epoch} steps"
-    num_pictures = len(dataset.pictures)
-    wanted = num_pictures * recipe.steps_per_picture
-    at_batch_1 = min(max(wanted, recipe.min_steps), recipe.max_steps)
-    # max: a batch size of 0 is refused with a sentence by TrainConfig, not by a division here.
-    samples_a_step = max(1, widgets.batch_size * accumulation)
-    origin = f"preset: {num_pictures} pictures x {recipe.steps_per_picture}"
+        return widgets.steps, ""
+    share = config.validation.validation_share
+    trained = dataset.split(share)[0] if share else dataset
+    length, num_pictures = recipe.length, len(trained.pictures)
+    accumulation = config.run.gradient_accumulation
+    samples_a_step = config.batch_size * accumulation
+    batch = f"batch {config.batch_size}" + (f" x {accumulation}" if accumulation > 1 else "")
+    epochs = widgets.epochs or length.epochs
+    if epochs:
+        repeats = recipe.repeats if trained.num_samples == num_pictures else 1
+        an_epoch, words = _steps_an_epoch(trained, repeats, config.batch_size, accumulation)
+        return epochs * an_epoch, f"{words} / {batch} = {an_epoch} steps an epoch x {epochs} epochs"
+    if length.steps:
+        views = length.steps * samples_a_step / num_pictures
+        return length.steps, f"x {batch} / {_count(num_pictures)} = each is seen {views:.0f} times"
+    wanted = num_pictures * length.steps_per_picture
+    at_batch_1 = min(max(wanted, length.min_steps), length.max_steps or wanted)
+    words = f"{_count(num_pictures)} x {length.steps_per_picture}"
     if wanted != at_batch_1:
-        origin += f" = {wanted}, kept within {recipe.min_steps} to {recipe.max_steps}"
+        words += f" = {wanted}, kept within {length.min_steps} to {length.max_steps}"
     if samples_a_step > 1:
-        origin += f", / {samples_a_step} samples a step"
-    return math.ceil(at_batch_1 / samples_a_step), origin
+        words += f", / {samples_a_step} samples a step"
+    others = [f"x {factor} = {num_pictures * factor}" for factor in length.also_tried]
+    if others:
+        words += f"; the recipe tried {' and '.join(others)} too"
+    return math.ceil(at_batch_1 / samples_a_step), words
+
+
+def _steps_an_epoch(
+    dataset: TrainingSet, repeats: int, batch_size: int, accumulation: int
+) -> tuple[int, str]:
+    """Optimizer steps in an epoch that shows each picture `repeats` times as often, and its samples in words.
+
+    A batch never mixes buckets, so it may be a little more than samples / batch.
+    """
+    samples = [dataset.samples_in(bucket) * repeats for bucket in dataset.buckets]
+    num_pictures, an_epoch = (
+        len(dataset.pictures),
+        math.ceil(sum(math.ceil(number / batch_size) for number in samples) / accumulation),
+    )
+    each, rest = divmod(sum(samples), num_pictures)
+    words = f"{_count(num_pictures)} x {each} repeats" if each > 1 else _count(num_pictures)
+    if rest:
+        words = f"{sum(samples)} samples"
+    if an_epoch > math.ceil(sum(samples) / (batch_size * accumulation)):
+        words += f" in {len(samples)} buckets"
+    return an_epoch, words
+
+
+def _count(num_pictures: int) -> str:
+    return f"{num_pictures} picture" + ("s" if num_pictures != 1 else "")
+
+
+def _preset_notes(name: str, recipe: Preset) -> list[str]:
+    notes = [f"preset {name}: {recipe.note}"] if recipe.note else []
+    if recipe.needs and find_spec(recipe.needs) is None:
+        notes.append(
+            f"preset {name} needs the package {recipe.needs}, which is not installed: pip install "
+            f"{recipe.needs}, or choose another preset or optimizer"
+        )
+    return notes

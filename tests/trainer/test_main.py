@@ -1,9 +1,11 @@
 """The command line, in this process; tests/trainer/test_faults.py kills whole ones."""
 
 import importlib
+import json
 
 import pytest
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 
@@ -55,6 +57,88 @@ def test_stopped_is_status_130_and_the_same_command_goes_on(
     monkeypatch.undo()
     assert command.main([*arguments, "--steps", "3"]) == 0
     assert "went on from step 2" in capsys.readouterr().out
+
+
+def test_settings_of_every_kind_reach_the_run(command, arguments, tmp_path, capsys):
+    """A LoRA's own settings, then flags, with a part held out and previews on the way."""
+    first = ["--steps", "2", "--name", "one", "--adapter", "loha", "--set", "noise.noise_offset=0.05"]
+    assert command.main([*arguments, *first]) == 0
+    one = tmp_path / "out" / "loras" / "one.safetensors"
+    again = ["--config", str(one), "--name", "two", "--set", "preview.steps=2", "--prompts", "a red circle"]
+    again += ["--validation-share", "0.5", "--preview-every", "1", "--optimizer", "lion", "--batch-size", "1"]
+    assert command.main([*arguments, *again]) == 0
+    said = capsys.readouterr().out
+    for part in ("adapter loha (LoRA settings)", "optimizer lion", "noise offset 0.05", "trained 2 steps"):
+        assert part in said
+    folder = tmp_path / "out" / "sdxl_trainer" / "two"
+    settings = json.loads((folder / "config.json").read_text())["settings"]
+    assert settings["noise"]["noise_offset"] == 0.05
+    assert sorted(path.name for path in (folder / "samples").iterdir()) == [
+        f"step-{step:06d}-00.png" for step in (0, 1, 2)
+    ]
+
+
+def test_starts_from_a_lora_and_leaves_out_what_is_transparent(command, arguments, tmp_path, capsys):
+    pictures = tmp_path / "noise"
+    for path in pictures.glob("*.png"):
+        picture = Image.open(path).convert("RGBA")
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+        picture.save(path)
+    assert command.main([*arguments, "--steps", "2", "--name", "one"]) == 0
+    one = tmp_path / "out" / "loras" / "one.safetensors"
+    capsys.readouterr()
+    options = ["--start-from", str(one), "--alpha-masks", "--steps", "1", "--name", "two"]
+    assert command.main([*arguments, *options]) == 0
+    said = capsys.readouterr().out
+    assert "masks let in 50%" in said
+    assert (tmp_path / "out" / "loras" / "two.safetensors").exists()
+
+
+def test_class_images_are_drawn_once_and_used(command, arguments, tmp_path, capsys):
+    classes = tmp_path / "classes"
+    prior = ["--class-data", str(classes), "--class-prompt", "a red circle", "--num-class-images", "2"]
+    assert command.main([*arguments, *prior, "--steps", "1", "--name", "one"]) == 0
+    drawn = {path: path.read_bytes() for path in classes.iterdir()}
+    assert len(drawn) == 2
+    with safe_open(tmp_path / "out" / "loras" / "one.safetensors", "pt") as file:
+        assert file.metadata()["ss_num_reg_images"] == "2"
+    assert command.main([*arguments, *prior, "--steps", "1", "--name", "one"]) == 0
+    assert "nothing was trained" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in classes.iterdir()} == drawn
+
+
+def test_class_images_without_a_prompt_or_a_folder_are_refused(command, arguments, tmp_path, capsys):
+    missing = ["--class-data", str(tmp_path / "classes"), "--steps", "1"]
+    assert command.main([*arguments, *missing, "--num-class-images", "2"]) == 1
+    assert "0 of 2 class images and class_prompt is empty" in capsys.readouterr().err
+    assert command.main([*arguments, *missing]) == 1
+    assert "class folder 'classes' is not there" in capsys.readouterr().err
+
+
+def test_a_base_model_that_keeps_the_class_is_wished_for_in_one_word(command, arguments, tmp_path):
+    options = [
+        "--class-prompt",
+        "a red circle",
+        "--prior-loss-weight",
+        "0.5",
+        "--steps",
+        "1",
+        "--name",
+        "one",
+    ]
+    assert command.main([*arguments, *options]) == 0
+    config = json.loads((tmp_path / "out" / "sdxl_trainer" / "one" / "config.json").read_text())
+    assert config["settings"]["prior"] == {
+        "prior_preservation": "base_model",
+        "prior_loss_weight": 0.5,
+        "class_prompt": "a red circle",
+    }
+
+
+def test_a_typing_error_is_one_sentence_before_anything_is_read(command, arguments, tmp_path, capsys):
+    assert command.main([*arguments, "--set", "noise.noise_ofset=1"]) == 1
+    assert "did you mean noise.noise_offset" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_native_resolution_is_read_from_a_folder(command, stand_in_folder, tmp_path):

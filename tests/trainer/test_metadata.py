@@ -7,14 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from sdxl_trainer.trainer.config import (
-    DatasetConfig,
-    LoRAConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    RunConfig,
-    TrainConfig,
-)
+from sdxl_trainer.trainer.config import SECTIONS, DatasetConfig, LoRAConfig, TrainConfig
 from sdxl_trainer.trainer.dataset import load_dataset
 from sdxl_trainer.trainer.metadata import SETTINGS_KEY, RunFacts, build_metadata, content_hashes
 
@@ -174,27 +167,29 @@ def test_no_path_of_the_user_is_written(facts, title):
     assert not any(word in everything for word in ("ann", str(parent), parent.name))
 
 
-@pytest.mark.parametrize(
-    ("key", "changes"),
-    [
-        ("ss_seed", {"seed": 7}),
-        ("ss_batch_size_per_device", {"batch_size": 4}),
-        ("ss_total_batch_size", {"run": RunConfig(gradient_accumulation=3)}),
-        ("ss_network_dim", {"lora": LoRAConfig(rank=2)}),
-        ("ss_network_args", {"lora": LoRAConfig(rank=8, alpha=4.0, targets="attention+ff+conv")}),
-        ("ss_learning_rate", {"optimizer": OptimizerConfig(learning_rate=0.5)}),
-        ("ss_lr_scheduler", {"optimizer": OptimizerConfig(lr_schedule="cosine")}),
-        ("ss_lr_warmup_steps", {"optimizer": OptimizerConfig(warmup_steps=9)}),
-        ("ss_optimizer", {"optimizer": OptimizerConfig(weight_decay=0.5)}),
-        ("ss_max_grad_norm", {"optimizer": OptimizerConfig(max_grad_norm=0.0)}),
-        ("ss_min_snr_gamma", {"objective": ObjectiveConfig(min_snr_gamma=0.0)}),
-        ("ss_caption_dropout_rate", {"objective": ObjectiveConfig(caption_dropout=0.5)}),
-    ],
-)
-def test_settings_are_told_in_kohyas_words(facts, key, changes):
-    assert build_metadata(with_config(facts, **changes))[key] != build_metadata(facts)[key]
+def test_every_setting_of_every_section_comes_back(facts):
+    unusual = {
+        "lora": {"adapter": "lokr", "block_ranks": "input_blocks.4=8", "blocks": "style"},
+        "optimizer": {"optimizer": "prodigy", "ema_decay": 0.99, "eps": 1e-9},
+        "schedule": {"warmup_share": 0.1, "power": 2.0},
+        "prodigy": {"d0": 1e-7, "decouple": False},
+        "objective": {"loss": "huber", "edm_training": True, "min_snr_gamma": 0.0},
+        "noise": {"timestep_min": 100, "logit_std": 0.7},
+        "prior": {"prior_preservation": "base_model", "class_prompt": "a 'cat', ü"},
+        "preview": {"prompts": 'a cat\na "dog"', "seed": 2**64 - 1},
+        "validation": {"validation_share": 0.2, "keep_best": False},
+        "run": {"resume_from_step": 5, "save_precision": "bf16"},
+        "logging": {"hub_model_id": "me/cat", "tracker": "all"},
+    }
+    assert unusual.keys() == SECTIONS.keys()
+    changed = {name: SECTIONS[name](**values) for name, values in unusual.items()}
+    facts = with_config(facts, **changed)
+    settings = json.loads(build_metadata(facts)[SETTINGS_KEY])
+    assert TrainConfig.from_json(settings["train"]) == facts.config
 
 
-def test_v_prediction_is_told(facts):
-    metadata = build_metadata(replace(facts, prediction_type="v_prediction"))
-    assert metadata["modelspec.prediction_type"] == "v"
+@pytest.mark.parametrize(("trained", "told"), [("epsilon", "epsilon"), ("v_prediction", "v"), ("edm", "edm")])
+def test_what_was_predicted_is_told(facts, trained, told):
+    metadata = build_metadata(replace(facts, prediction_type=trained, zero_terminal_snr=trained != "epsilon"))
+    assert metadata["modelspec.prediction_type"] == told
+    assert metadata["ss_zero_terminal_snr"] == str(trained != "epsilon")
