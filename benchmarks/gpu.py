@@ -26,12 +26,13 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from trainer.conditioning import Batch
-from trainer.config import LoRAConfig, ObjectiveConfig, OptimizerConfig
-from trainer.lora import attach_lora
+from trainer.config import LoRAConfig, NoiseConfig, ObjectiveConfig, OptimizerConfig
+from trainer.lora import attach_adapter
 from trainer.memory_plan import LEVELS, checkpoint_modules
 from trainer.model import Denoiser
+from trainer.noise_draw import draw_noise
 from trainer.noise_schedule import NoiseSchedule
-from trainer.objective import denoising_losses, draw_noise
+from trainer.objective import denoising_losses
 from trainer.optimizers import build_optimizer
 
 RANK = 16
@@ -98,19 +99,16 @@ def draw_batch(case: Case, device: torch.device) -> Batch:
 
 def our_step(unet: UNet2DConditionModel, batch: Batch) -> Callable[[int], None]:
     """The parts of trainer/loop.py that belong to one step."""
-    adapter = attach_lora(unet, LoRAConfig(rank=RANK, targets="attention"), seed=0)
+    adapter = attach_adapter(unet, LoRAConfig(rank=RANK, targets="attention"), seed=0)
     optimizer = build_optimizer(adapter.weights.parameters(), OptimizerConfig())
     device = batch.latents.device
-    on_gpu = device.type == "cuda"
     denoiser = Denoiser(unet, NoiseSchedule.sdxl().to(device))
 
     def step(index: int) -> None:
-        drawn = draw_noise(batch.latents.shape, 0, index, denoiser.schedule.num_timesteps)
-        noise, timesteps = (t.pin_memory().to(device, non_blocking=True) if on_gpu else t for t in drawn)
+        num_timesteps = denoiser.schedule.num_timesteps
+        draw = draw_noise(batch.latents.shape, 0, index, NoiseConfig(), num_timesteps).to(device)
         adapter.weights.zero_gradients()
-        losses = denoising_losses(
-            denoiser.predict, batch, noise, timesteps, denoiser.schedule, ObjectiveConfig()
-        )
+        losses = denoising_losses(denoiser.predict, batch, draw, denoiser.schedule, ObjectiveConfig())
         losses.mean().backward()
         adapter.weights.collect_gradients()
         adapter.weights.clip(1.0)

@@ -2,7 +2,8 @@
 
 The pack's folder is loaded as the package `sdxl_trainer`, in the way ComfyUI loads custom nodes, so that
 relative imports work whatever the folder is called. Tests under tests/host and tests/nodes are marked
-`host`: they need a ComfyUI and its packages, which `python3 tests/run.py` brings together.
+`host`: they need a ComfyUI and its packages, which `python3 tests/run.py` brings together. Those under
+tests/learning are marked `learning`: each trains for a minute.
 """
 
 import importlib
@@ -19,6 +20,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST_FOLDERS = ("host", "nodes")
+LEARNING_FOLDER = "learning"
+STAND_IN_SCRIPTS = ROOT / "assets" / "stand_in"
 NO_COMFYUI = "no ComfyUI found: set COMFYUI_PATH to its folder to run the tests that need it"
 NO_PACKAGES = "this Python lacks ComfyUI's packages: run the host tests with python3 tests/run.py"
 
@@ -71,6 +74,8 @@ load_module("sdxl_trainer", ROOT / "__init__.py", ROOT)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         room = item.path.relative_to(ROOT / "tests").parts[0]
+        if room == LEARNING_FOLDER:
+            item.add_marker(pytest.mark.learning)
         if room not in HOST_FOLDERS and not item.get_closest_marker("host"):
             continue
         item.add_marker(pytest.mark.host)
@@ -98,6 +103,25 @@ def stand_in_folder() -> Path:
 @pytest.fixture(scope="session")
 def example_folder() -> Path:
     return ROOT / "assets" / "example_dataset"
+
+
+def _stand_in_script(name: str) -> ModuleType:
+    """They import one another by plain names, as they do when they are run."""
+    sys.path.insert(0, str(STAND_IN_SCRIPTS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(STAND_IN_SCRIPTS))
+
+
+@pytest.fixture(scope="session")
+def draw() -> ModuleType:
+    return _stand_in_script("draw")
+
+
+@pytest.fixture(scope="session")
+def read() -> ModuleType:
+    return _stand_in_script("read")
 
 
 @pytest.fixture(scope="session", autouse=True)

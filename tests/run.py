@@ -1,8 +1,8 @@
 """Run the whole suite: python3 tests/run.py [pytest options].
 
-Needs nothing but Python 3.10 or newer: it makes `.venv`, runs the default suite there, then the host
-tests in every ComfyUI it finds, each with that ComfyUI's own packages, then the style checks. Ends
-non-zero when anything failed.
+Needs nothing but Python 3.10 or newer: it makes `.venv`, runs the default suite there, then the tests
+that train until something is learned, then the host tests in every ComfyUI it finds, each with that
+ComfyUI's own packages, then the style checks. Ends non-zero when anything failed.
 """
 
 import sys
@@ -90,7 +90,10 @@ def main() -> int:
     announce("default suite")
     if not hosts:
         print("No ComfyUI found: the host tests are skipped. Set COMFYUI_PATH to its folder to run them.")
-    counts = run_pytest(python, ["-m", "not host", *options] if hosts else options, {})
+    default = "not host and not learning" if hosts else "not learning"
+    counts = run_pytest(python, ["-m", default, *options], {})
+    announce("learning")
+    counts += run_pytest(python, ["-m", "learning", *options], {})
     for comfy in hosts:
         counts += run_host_tests(comfy, options)
     clean = style_is_clean(python)

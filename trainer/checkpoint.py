@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,11 @@ def state_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}.safetensors"
 
 
-def save_state(folder: Path, state: TrainState) -> Path:
+def save_state(folder: Path, state: TrainState, spared: Collection[int] = ()) -> Path:
     """Write a state beside the older ones, and only then remove those no longer needed.
+
+    Of the older ones the newest stays, and those of the `spared` steps. Those of later steps go: the run
+    was taken up before them, and comes to them again.
 
     Raises:
         OSError: it could not be written; the older ones are as they were.
@@ -58,14 +61,17 @@ def save_state(folder: Path, state: TrainState) -> Path:
         dict(state.tensors), {"state": text, "digest": _digest(text, state.tensors)}
     )
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
-    for old in list_states(folder)[KEPT_STATES:]:
-        with contextlib.suppress(OSError):  # Windows keeps what a program has open; it goes the next time
-            old.unlink()
+    before = [other for other in list_states(folder) if step_of(other) <= state.step]
+    kept = {*before[:KEPT_STATES], *(other for other in before if step_of(other) in spared)}
+    for old in list_states(folder):
+        if old not in kept:
+            with contextlib.suppress(OSError):  # Windows keeps what a program has open; it goes later
+                old.unlink()
     return path
 
 
 def keep_newest_state(folder: Path) -> None:
-    """Remove all states but the newest, for a finished run; each takes 12 bytes a weight."""
+    """Remove all states but the newest, for a finished run; each takes 12 bytes a weight with AdamW."""
     for old in list_states(folder)[1:]:
         with contextlib.suppress(OSError):
             old.unlink()
@@ -74,7 +80,32 @@ def keep_newest_state(folder: Path) -> None:
 def list_states(folder: Path) -> list[Path]:
     """The states in a folder, newest first, unread."""
     found = [p for p in folder.glob("step-*.safetensors") if re.fullmatch(r"step-\d+", p.stem)]
-    return sorted(found, key=lambda p: int(p.stem.removeprefix("step-")), reverse=True)
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step of a state, from its file's name."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def load_state(folder: Path, step: int, fingerprint: str) -> TrainState:
+    """The state of one step.
+
+    Raises:
+        InputError: there is none, it is damaged, or it belongs to other settings; with the steps there are.
+    """
+    steps = [step_of(path) for path in reversed(list_states(folder))]
+    if step in steps:
+        state, problem = _usable_state(state_path(folder, step), fingerprint)
+        if state is not None:
+            return state
+    else:
+        problem = f"there is no state of step {step}"
+    there_are = f"there are those of steps {', '.join(map(str, steps))}" if steps else "there are none at all"
+    raise InputError(
+        f"resume_from_step is {step}, but {problem} in '{folder.parent.name}': {there_are}; choose one of "
+        "them, or 0 for the newest"
+    )
 
 
 def load_newest_state(folder: Path, fingerprint: str) -> tuple[TrainState | None, list[str]]:
@@ -85,17 +116,28 @@ def load_newest_state(folder: Path, fingerprint: str) -> tuple[TrainState | None
     """
     notes = []
     for path in list_states(folder):
-        try:
-            state = _read_state(path)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, InputError):
-                raise
-            notes.append(f"{path.name} is damaged ({type(error).__name__}) and was passed over")
-            continue
-        if state.fingerprint == fingerprint:
+        state, problem = _usable_state(path, fingerprint)
+        if state is not None:
             return state, notes
-        notes.append(f"{path.name} belongs to other settings and was passed over")
+        notes.append(f"{problem} and was passed over")
     return None, notes
+
+
+def _usable_state(path: Path, fingerprint: str) -> tuple[TrainState | None, str]:
+    """A state of this run, or what is wrong with it.
+
+    Raises:
+        InputError: it was written by a newer version of the trainer.
+    """
+    try:
+        state = _read_state(path)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        return None, f"{path.name} is damaged ({type(error).__name__})"
+    if state.fingerprint != fingerprint:
+        return None, f"{path.name} belongs to other settings"
+    return state, ""
 
 
 def _read_state(path: Path) -> TrainState:
@@ -121,23 +163,3 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The moments of an optimizer by "<parameter number>.<name>", copied to the CPU."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{number}.{name}": value.detach().to("cpu", copy=True).contiguous()
-        for number, values in state.items()
-        for name, value in values.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, for an optimizer over the same parameters."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -6,64 +6,25 @@ steps.
 """
 
 import contextlib
-import math
-import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .batches import BatchPlan
 from .conditioning import Batch
-from .config import TrainConfig
-from .encoded_dataset import EncodedDataset
 from .errors import InputError
 from .events import StepReport
-from .lora import Adapter
-from .loss_scale import LossScale
 from .lr_schedule import learning_rate_at
-from .memory_plan import LEVELS, MemoryPlan, checkpoint_modules, empty_cache, free_bytes
-from .model import Denoiser
-from .objective import denoising_losses, draw_noise
-from .optimizers import set_learning_rate, step_if_finite
-
-READ_EVERY = 10
-MAX_SKIPPED_IN_A_ROW = 5
-SCALE_SEARCH_STEPS = 20
-"""Float16 may skip this many more: its loss scale falls from 65536 to 1/16 meanwhile."""
-LOSSES_KEPT = 100
+from .memory_plan import LEVELS, checkpoint_modules, empty_cache, free_bytes
+from .noise_draw import NoiseDraw, draw_noise
+from .objective import denoising_losses, preservation_losses
+from .step_figures import UnreadFigures
+from .training import Training
 
 
-@dataclass
-class Training:
-    """All that a step reads and changes; `step` and below is what a checkpoint keeps besides the weights."""
-
-    config: TrainConfig
-    denoiser: Denoiser
-    adapter: Adapter
-    optimizer: torch.optim.Optimizer
-    plan: BatchPlan
-    encoded: EncodedDataset
-    memory: MemoryPlan
-    loss_scale: LossScale | None
-    step: int = 0
-    """Optimizer steps that are finished."""
-    num_skipped: int = 0
-    skipped_in_a_row: int = 0
-    recent_losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES_KEPT))
-    is_between_steps: bool = True
-    """False while weights, moments and `step` do not belong together."""
-
-    @property
-    def device(self) -> torch.device:
-        return self.encoded.latents[0][0].device
-
-    @property
-    def read_every(self) -> int:
-        """Steps between two waits for the device; the CPU has nothing to wait for."""
-        return 1 if self.device.type == "cpu" else READ_EVERY
+class StopEarly(Exception):  # noqa: N818 - it is no error
+    """Raised by `after_step`: the run ends here, and is a success."""
 
 
 def run_steps(
@@ -77,36 +38,43 @@ def run_steps(
         training: is changed in place.
         report: hears the figures of each step; on an accelerator ten at a time.
         after_step: called between steps with a function that reports all that is still unread; raises
-            to stop.
+            StopEarly to end the run well, anything else to break it off.
 
     Raises:
         InputError: the gradient was not finite several times in a row, or memory is too small.
     """
-    config, weights, optimizer = training.config, training.adapter.weights, training.optimizer
     unread = UnreadFigures(training, report)
-
-    while training.step < config.steps:
-        loss = gradients_of_step(training)
-
-        grad_norm = weights.clip(config.optimizer.max_grad_norm)
-
-        learning_rate = learning_rate_at(training.step, config.steps, config.optimizer)
-        set_learning_rate(optimizer, learning_rate)
-
-        training.is_between_steps = False
-        is_finite = grad_norm.isfinite()
-        step_if_finite(optimizer, is_finite)
-        weights.publish()
-        if training.loss_scale is not None:
-            training.loss_scale.update(~is_finite)
-        training.step += 1
-        training.is_between_steps = True
-
-        unread.add(loss, grad_norm, learning_rate)
-        if training.step % training.read_every == 0:
-            unread.read()
-        after_step(unread.read)
+    with contextlib.suppress(StopEarly):
+        while training.step < training.config.steps:
+            _optimizer_step(training, unread)
+            if training.step % training.read_every == 0:
+                unread.read()
+            after_step(unread.read)
+            unread.restart_clock_if_read()
     unread.read()
+
+
+def _optimizer_step(training: Training, unread: UnreadFigures) -> None:
+    config, weights = training.config, training.adapter.weights
+
+    loss = gradients_of_step(training)
+
+    grad_norm = weights.clip(config.optimizer.max_grad_norm)
+
+    learning_rate = learning_rate_at(training.step, config.steps, config)
+
+    training.is_between_steps = False
+    is_finite = grad_norm.isfinite()
+    training.optimizer.step(learning_rate, is_finite)
+    weights.publish()
+    if training.average is not None:
+        training.average.update()
+    if training.loss_scale is not None:
+        training.loss_scale.update(~is_finite)
+    training.step += 1
+    training.is_between_steps = True
+
+    unread.add(loss, grad_norm, learning_rate)
 
 
 def gradients_of_step(training: Training) -> Tensor:
@@ -136,121 +104,87 @@ def gradients_of_step(training: Training) -> Tensor:
 
 
 def _all_micro_steps(training: Training) -> Tensor:
-    config, weights, loss_scale = training.config, training.adapter.weights, training.loss_scale
+    """Mean loss over the subject's samples, plus the weighted mean over those that keep the prior."""
+    config, weights = training.config, training.adapter.weights
+    accumulation, prior_weight = config.run.gradient_accumulation, config.prior.prior_loss_weight
     weights.zero_gradients()
-    first = training.step * config.run.gradient_accumulation
-    indices = range(first, first + config.run.gradient_accumulation)
+    indices = range(training.step * accumulation, (training.step + 1) * accumulation)
     batches = [training.encoded.batch(training.plan.batch(index)) for index in indices]
     num_samples = sum(len(batch.latents) for batch in batches)
 
     total_loss = torch.zeros((), device=training.device)
     for index, batch in zip(indices, batches, strict=True):
-        shape, schedule = batch.latents.shape, training.denoiser.schedule
-        noise, timesteps = draw_noise(shape, config.seed, index, schedule.num_timesteps)
-        noise, timesteps = _upload(noise, training.device), _upload(timesteps, training.device)
-        total_loss += micro_step(training, batch, noise, timesteps, num_samples)
-    if loss_scale is not None:
-        weights.gradient.div_(loss_scale.scale)
+        draw = _draw(training, batch, index)
+        total_loss += micro_step(training, batch, draw, 1 / num_samples)
+        if config.prior.prior_preservation == "base_model":
+            total_loss += teacher_step(training, batch, draw, prior_weight / num_samples)
+    if training.class_images is not None:
+        total_loss += _class_micro_steps(training, indices)
+    if training.loss_scale is not None:
+        weights.gradient.div_(training.loss_scale.scale)
     return total_loss
 
 
-def micro_step(
-    training: Training, batch: Batch, noise: Tensor, timesteps: Tensor, num_samples: int
-) -> Tensor:
+def _class_micro_steps(training: Training, indices: range) -> Tensor:
+    """As many class samples as the subject has, in batches of their own: their sizes may be others."""
+    assert training.class_images is not None
+    plan, encoded = training.class_images.plan, training.class_images.encoded
+    batches = [encoded.batch(plan.batch(index)) for index in indices]
+    weight = training.config.prior.prior_loss_weight / sum(len(batch.latents) for batch in batches)
+    total_loss = torch.zeros((), device=training.device)
+    for index, batch in zip(indices, batches, strict=True):
+        draw = _draw(training, batch, index, "class ")
+        total_loss += micro_step(training, batch, draw, weight)
+    return total_loss
+
+
+def _draw(training: Training, batch: Batch, index: int, purpose: str = "") -> NoiseDraw:
+    """Noise and timesteps of one micro-step on the device; seeds the adapter's dropout as well."""
+    config, num_timesteps = training.config, training.denoiser.schedule.num_timesteps
+    # ~index is no index of the subject's: class batches lose other weights
+    training.adapter.begin_micro_step(config.seed, ~index if purpose else index)
+    draw = draw_noise(batch.latents.shape, config.seed, index, config.noise, num_timesteps, purpose)
+    return draw.to(training.device)
+
+
+def micro_step(training: Training, batch: Batch, draw: NoiseDraw, weight: float) -> Tensor:
     """Add one batch's gradient to the flat one, times the loss scale if there is one.
 
     Args:
         training: whose adapter gets the gradient.
         batch: what to denoise.
-        noise: of the shape of the latents, on their device.
-        timesteps: (B,), likewise.
-        num_samples: of the whole optimizer step, so that a smaller batch weighs less.
+        draw: noise and timesteps for the batch, on its device.
+        weight: of each sample, 1 / samples of the optimizer step, so that a smaller batch weighs less.
 
     Returns:
-        The batch's share of the step's mean loss, a scalar on the device.
+        The batch's share of the step's loss, a scalar on the device.
     """
-    denoiser, loss_scale = training.denoiser, training.loss_scale
-    losses = denoising_losses(
-        denoiser.predict, batch, noise, timesteps, denoiser.schedule, training.config.objective
-    )
-    loss = losses.sum() / num_samples
+    denoiser = training.denoiser
+    losses = denoising_losses(denoiser.predict, batch, draw, denoiser.schedule, training.config.objective)
+    return _backward(training, losses, weight)
 
+
+def teacher_step(training: Training, batch: Batch, draw: NoiseDraw, weight: float) -> Tensor:
+    """Prior preservation without pictures: on the class prompt the model must answer as without adapter.
+
+    The same noisy latents with the class prompt in place of their captions (ai-toolkit's differential
+    output preservation, OneTrainer's PRIOR_PREDICTION). Arguments and result as of `micro_step`.
+    """
+    denoiser, config = training.denoiser, training.config
+
+    def predict_base(noisy_latents: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
+        with training.adapter.disabled():
+            return denoiser.predict(noisy_latents, timesteps, batch)
+
+    class_batch = training.encoded.with_caption(batch, config.prior.class_prompt)
+    losses = preservation_losses(
+        denoiser.predict, predict_base, class_batch, draw, denoiser.schedule, config.objective
+    )
+    return _backward(training, losses, weight)
+
+
+def _backward(training: Training, losses: Tensor, weight: float) -> Tensor:
+    loss, loss_scale = losses.sum() * weight, training.loss_scale
     (loss if loss_scale is None else loss * loss_scale.scale).backward()
     training.adapter.weights.collect_gradients()
     return loss.detach()
-
-
-def _upload(values: Tensor, device: torch.device) -> Tensor:
-    """To the device; from pinned memory, because an ordinary copy waits for all work before it."""
-    if device.type == "cuda":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
-
-
-class UnreadFigures:
-    """Losses and norms that are still on the device, and the reports that come of them."""
-
-    def __init__(self, training: Training, report: Callable[[StepReport], None]) -> None:
-        self._training = training
-        self._report = report
-        self._figures: list[Tensor] = []
-        self._learning_rates: list[float] = []
-        self._since = time.perf_counter()
-
-    def add(self, loss: Tensor, grad_norm: Tensor, learning_rate: float) -> None:
-        self._figures += [loss, grad_norm.to(loss.device)]
-        self._learning_rates.append(learning_rate)
-
-    def read(self) -> None:
-        """Report all steps since the last reading.
-
-        Raises:
-            InputError: too many of them in a row had no finite gradient.
-        """
-        training, config = self._training, self._training.config
-        if not self._figures:
-            return
-        figures = torch.stack(self._figures).tolist()
-        now = time.perf_counter()
-        seconds = (now - self._since) / len(self._learning_rates)
-        first = training.step - len(self._learning_rates) + 1
-        a_step = config.run.gradient_accumulation / training.plan.num_batches
-        rates, self._figures, self._learning_rates = self._learning_rates, [], []
-        for number, learning_rate in enumerate(rates):
-            loss, grad_norm = figures[2 * number : 2 * number + 2]
-            if not math.isfinite(grad_norm):
-                loss = grad_norm = math.nan
-            self._count(loss)
-            self._report(
-                StepReport(
-                    step=first + number,
-                    num_steps=config.steps,
-                    epoch=(first + number) * a_step,
-                    loss=loss,
-                    grad_norm=grad_norm,
-                    learning_rate=learning_rate,
-                    seconds=seconds,
-                )
-            )
-            self._refuse_endless_skipping(first + number, learning_rate)
-        # Time spent in the reports, as for a preview, is not the step's.
-        self._since = time.perf_counter()
-
-    def _count(self, loss: float) -> None:
-        training = self._training
-        if math.isfinite(loss):
-            training.skipped_in_a_row = 0
-            training.recent_losses.append(loss)
-        else:
-            training.skipped_in_a_row += 1
-            training.num_skipped += 1
-
-    def _refuse_endless_skipping(self, step: int, learning_rate: float) -> None:
-        training = self._training
-        most = MAX_SKIPPED_IN_A_ROW + (SCALE_SEARCH_STEPS if training.loss_scale is not None else 0)
-        if training.skipped_in_a_row >= most:
-            raise InputError(
-                f"the gradient was NaN or infinite in {training.skipped_in_a_row} steps in a row up to step "
-                f"{step} (learning rate {learning_rate:g}, {training.denoiser.dtype}): lower the learning "
-                "rate, or use bf16 or fp32; the LoRA as of the last good step is saved"
-            )

@@ -1,16 +1,14 @@
 """Where a run's files lie, which name it gets, and whether it was begun or finished before.
 
 `<loras>/<name>.safetensors` is the result, `<loras>/<name>-stepNNNNNN.safetensors` are the kept
-checkpoints; `<runs>/<name>/` holds config.json, metrics.jsonl and state/. Nothing is ever overwritten
-that does not belong to the same run.
+checkpoints; `<runs>/<name>/` holds config.json, metrics.jsonl, state/ and samples/. Nothing is ever
+overwritten that does not belong to the same run.
 """
 
-import dataclasses
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +18,15 @@ from safetensors import SafetensorError, safe_open
 
 from .atomic_file import remove_leftovers, write_atomically
 from .checkpoint import list_states
-from .config import DatasetConfig, TrainConfig
+from .config import Resume, TrainConfig
 from .errors import InputError
+from .metadata import SETTINGS_KEY
+from .run_identity import Identity
 from .run_name import file_within
 
-RECIPE = 1
-"""Counts up whenever the same settings no longer give the same numbers."""
 FINGERPRINT_KEY = "sdxl_trainer_run"
 """Under which a LoRA file's metadata holds the fingerprint of its run."""
 MAX_NUMBER = 999
-_RESULT_UNCHANGED_BY = ("name", "resume", "preview")
-_RESULT_UNCHANGED_BY_RUN = ("save_every", "keep_last", "gradient_checkpointing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +40,10 @@ class RunFiles:
     @property
     def lora(self) -> Path:
         return self.loras_folder / f"{self.name}.safetensors"
+
+    @property
+    def diffusers_lora(self) -> Path:
+        return self.loras_folder / f"{self.name}_diffusers.safetensors"
 
     def kept_lora(self, step: int) -> Path:
         return self.loras_folder / f"{self.name}-step{step:06d}.safetensors"
@@ -68,11 +68,20 @@ class RunFiles:
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    @property
+    def pushed(self) -> Path:
+        """Tells which file went to which repository of the hub."""
+        return self.folder / "pushed.json"
+
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half written; only while the run is locked."""
-        for lora in (self.lora, self.kept_lora(0)):
+        for lora in (self.lora, self.kept_lora(0), self.diffusers_lora):
             remove_leftovers(lora)
-        for folder in (self.folder, self.state):
+        for folder in (self.folder, self.state, self.samples):
             for leftover in folder.glob(".*.part"):
                 leftover.unlink(missing_ok=True)
 
@@ -81,90 +90,75 @@ class RunFiles:
 
         A run that failed before its first step leaves its name free.
         """
-        return not (self.lora.exists() or self.kept_loras() or list_states(self.state))
+        files = self.lora.exists() or self.diffusers_lora.exists() or self.kept_loras()
+        return not (files or list_states(self.state))
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a run is: two runs with equal fingerprints train the same numbers."""
-
-    values: Mapping[str, Any]
-    """Nested plain values: settings, dataset, model."""
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()
-
-    def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """What is different in `other`, an older run, as "rank 16 -> 8"."""
-        before, now = _flat(other), _flat(self.values)
-        return [
-            f"{key.rpartition('.')[2]} {_shown(before.get(key))} -> {_shown(now.get(key))}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
-        ]
-
-
-def run_identity(config: TrainConfig, dataset: tuple[str, DatasetConfig], model: tuple[str, str]) -> Identity:
-    """All that shapes the numbers of a run, and nothing else.
-
-    Args:
-        config: settings; the name, where to save and what to preview are left out.
-        dataset: fingerprint and settings.
-        model: fingerprint and title.
-    """
-    settings = {k: v for k, v in config.to_json().items() if k not in _RESULT_UNCHANGED_BY}
-    settings["run"] = {k: v for k, v in settings["run"].items() if k not in _RESULT_UNCHANGED_BY_RUN}
-    settings["lora"] = {**settings["lora"], "alpha": config.lora.effective_alpha}
-    return Identity(
-        {
-            "recipe": RECIPE,
-            "settings": settings,
-            "dataset": {"dataset": dataset[0], **dataclasses.asdict(dataset[1])},
-            "model": {"model": model[0]},
-        }
-    )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
-def _shown(value: Any) -> str:
-    """Fingerprints by their first eight digits: only that they differ is of interest."""
-    return value[:8] if isinstance(value, str) and re.fullmatch("[0-9a-f]{32,}", value) else str(value)
-
-
-def choose_run(files: RunFiles, identity: Identity, go_on: bool) -> tuple[RunFiles, list[str]]:
+def choose_run(
+    files: RunFiles, identity: Identity, resume: Resume, resume_from_step: int = 0
+) -> tuple[RunFiles, list[str]]:
     """The run that goes on or is finished already, else the first free name.
 
     Args:
         files: of the name that was asked for.
         identity: of the run.
-        go_on: whether an earlier run with the same identity may be taken up.
+        resume: whether an earlier run with the same identity may be taken up ("auto"), must be
+            ("continue"), or must not be ("new").
+        resume_from_step: a step to go on from, which there must be, too; 0 = none is asked for.
 
     Returns:
         The files of the chosen name, and sentences for the report.
 
     Raises:
-        InputError: a thousand runs have this name.
+        InputError: a thousand runs have this name, or there is no run to continue; with what differs.
     """
-    if go_on:
+    asked = f"resume_from_step is {resume_from_step}" if resume_from_step else "resume is 'continue'"
+    must_go_on = resume == "continue" or (resume == "auto" and resume_from_step > 0)
+    if resume != "new":
         for candidate in _begun(files):
             if _recorded(candidate).get("fingerprint") == identity.fingerprint and (
                 not candidate.lora.exists() or is_finished(candidate, identity.fingerprint)
             ):
+                if must_go_on:
+                    _require_something_done(candidate, asked)
                 return candidate, []
+    if must_go_on:
+        raise InputError(f"{asked}, but {_why_not_continued(files, identity)}")
     if files.is_free():
         return files, []
     for number in range(2, MAX_NUMBER + 1):
         candidate = _numbered(files, number)
         if candidate.is_free():
-            return candidate, [_why_renamed(files, candidate, identity, go_on)]
+            return candidate, [_why_renamed(files, candidate, identity, resume)]
     raise InputError(f"'{files.name}' and all names up to '-{MAX_NUMBER}' are taken: choose another name")
+
+
+def _require_something_done(files: RunFiles, asked: str) -> None:
+    if not files.lora.exists() and not list_states(files.state):
+        raise InputError(
+            f"{asked}, but the run '{files.name}' has no state to go on from, it ended before "
+            "its first checkpoint: set resume to 'auto' and resume_from_step to 0 to start it anew"
+        )
+
+
+def _why_not_continued(files: RunFiles, identity: Identity) -> str:
+    """Compares with the run of this name that was begun last."""
+    begun = [run for run in _begun(files) if _recorded(run).get("identity")]
+    if not begun:
+        return (
+            f"there is no run '{files.name}' to go on with: check the name, or set resume to 'auto' and "
+            "resume_from_step to 0 to start one"
+        )
+    differing = {run.name: identity.differences(_recorded(run)["identity"]) for run in begun}
+    nearest = min(differing, key=lambda name: len(differing[name]))
+    if not differing[nearest]:
+        return (
+            f"{nearest}.safetensors is not the file that this run wrote: move it away, or choose another name"
+        )
+    return (
+        f"the run '{nearest}' has other settings: {', '.join(differing[nearest])}; set them back to go on, "
+        "or set resume to 'auto' and resume_from_step to 0 for a new run"
+    )
 
 
 def _numbered(files: RunFiles, number: int) -> RunFiles:
@@ -180,12 +174,12 @@ def _begun(files: RunFiles) -> list[RunFiles]:
     return [files, *(_numbered(files, number) for number in numbers)]
 
 
-def _why_renamed(files: RunFiles, chosen: RunFiles, identity: Identity, go_on: bool) -> str:
+def _why_renamed(files: RunFiles, chosen: RunFiles, identity: Identity, resume: Resume) -> str:
     before = _recorded(files).get("identity", {})
     differences = identity.differences(before) if before else []
     if differences:
         why = f"has other settings ({', '.join(differences)})"
-    elif go_on or not before:
+    elif resume != "new" or not before:
         why = "is another file"
     else:
         why = "has the same settings and resume is 'new'"
@@ -208,6 +202,27 @@ def is_finished(files: RunFiles, fingerprint: str) -> bool:
             return (file.metadata() or {}).get(FINGERPRINT_KEY) == fingerprint
     except (OSError, SafetensorError):
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a finished LoRA file says about itself."""
+
+    steps: int
+    """Optimizer steps it was trained for; 0 = it does not say."""
+    precision: str
+    """The `save_precision` it was written with; "" = it does not say."""
+
+
+def written_as(files: RunFiles) -> Written:
+    """The form of the final LoRA that is there."""
+    try:
+        with safe_open(files.lora, framework="pt") as file:
+            metadata = file.metadata() or {}
+        settings = json.loads(metadata[SETTINGS_KEY])["train"]
+        return Written(int(metadata["ss_steps"]), str(settings["run"]["save_precision"]))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return Written(0, "")
 
 
 def record_run(files: RunFiles, config: TrainConfig, identity: Identity) -> None:

@@ -1,47 +1,68 @@
 """What a run did, in words: for the report output and the terminal. Names files, never folders."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .config import TrainConfig
 from .dataset import TrainingSet
+from .run_folder import RunFiles
+from .validation import HeldOutLosses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutcome:
-    """What the report tells beside the settings."""
+    """What the report tells beside the settings; the second half only of a run that trained."""
 
     name: str
     model_title: str
     file_name: str
     kept_names: Sequence[str]
-    trained_steps: int
-    resumed_from: int
-    final_loss: float
-    seconds_per_step: float
-    num_layers: int
-    precision: str
-    checkpointing: str
-    num_skipped: int
-    notes: Sequence[str]
+    has_best_file: bool = False
+    held_out: HeldOutLosses = field(default_factory=HeldOutLosses)
+    steps: int = 0
+    """Steps that the file was trained for, now or before."""
+    final_loss: float = math.nan
+    notes: Sequence[str] = ()
+    trained_steps: int = 0
+    resumed_from: int = 0
+    seconds_per_step: float = math.nan
+    num_layers: int = 0
+    precision: str = ""
+    checkpointing: str = ""
+    num_skipped: int = 0
+
+    @classmethod
+    def of(cls, files: RunFiles, model_title: str, held_out: HeldOutLosses) -> "RunOutcome":
+        """What the files tell."""
+        return cls(
+            name=files.name,
+            model_title=model_title,
+            file_name=files.lora.name,
+            kept_names=[path.name for _, path in files.kept_loras()],
+            has_best_file=files.kept_lora(held_out.best_step).exists(),
+            held_out=held_out,
+        )
 
 
 def describe_run(outcome: RunOutcome, config: TrainConfig, dataset: TrainingSet) -> str:
-    """The report as lines of text."""
-    lora, optimizer = config.lora, config.optimizer
+    """The report as lines of text; `dataset` holds the pictures trained on."""
     lines = [
-        f"LoRA '{outcome.name}' for {outcome.model_title}: rank {lora.rank}, alpha {lora.effective_alpha:g}, "
-        f"{lora.targets}" + (f", {outcome.num_layers} layers" if outcome.num_layers else ""),
-        f"{describe_arithmetic(config, dataset)}",
-        f"learning rate {optimizer.learning_rate:g} {optimizer.lr_schedule.replace('_', ' ')}, "
-        f"min-SNR gamma {config.objective.min_snr_gamma:g}, "
-        f"caption dropout {config.objective.caption_dropout:g}, seed {config.seed}",
-        _what_was_done(outcome, config),
+        _what_was_trained(outcome, config),
+        describe_arithmetic(config, dataset),
+        _how(config),
+        _what_was_done(outcome),
     ]
     if outcome.trained_steps:
         lines.append(f"arithmetic {outcome.precision}, gradient checkpointing {outcome.checkpointing}")
     if outcome.num_skipped:
         lines.append(f"{outcome.num_skipped} steps were skipped because their gradient was not finite")
+    if 0 < outcome.steps < config.steps:
+        lines.append(
+            f"ended at step {outcome.steps} of {config.steps}: the held-out loss had not fallen for "
+            f"{config.validation.early_stop_patience} measurements (early_stop_patience)"
+        )
+    lines += filter(None, [outcome.held_out.describe(outcome.has_best_file)])
     lines += outcome.notes
     lines.append(f"file {outcome.file_name}")
     if outcome.kept_names:
@@ -62,9 +83,28 @@ def describe_arithmetic(config: TrainConfig, dataset: TrainingSet) -> str:
     )
 
 
-def _what_was_done(outcome: RunOutcome, config: TrainConfig) -> str:
+def _what_was_trained(outcome: RunOutcome, config: TrainConfig) -> str:
+    lora = config.lora
+    kind = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}[lora.adapter]
+    layers = f", {outcome.num_layers} layers" if outcome.num_layers else ""
+    return (
+        f"{kind} '{outcome.name}' for {outcome.model_title}: rank {lora.rank}, "
+        f"alpha {lora.effective_alpha:g}, {lora.targets}{layers}"
+    )
+
+
+def _how(config: TrainConfig) -> str:
+    optimizer = config.optimizer
+    return (
+        f"{optimizer.optimizer}, learning rate {optimizer.effective_learning_rate:g} "
+        f"{optimizer.lr_schedule.replace('_', ' ')}, min-SNR gamma {config.objective.min_snr_gamma:g}, "
+        f"caption dropout {config.objective.caption_dropout:g}, seed {config.seed}"
+    )
+
+
+def _what_was_done(outcome: RunOutcome) -> str:
     if not outcome.trained_steps:
-        return f"finished before ({config.steps} steps): the file was reloaded, nothing was trained"
+        return f"finished before ({outcome.steps} steps): the file was reloaded, nothing was trained"
     started = f"went on from step {outcome.resumed_from}, " if outcome.resumed_from else ""
     return (
         f"{started}trained {outcome.trained_steps} steps, {outcome.seconds_per_step:.2f} s a step; "

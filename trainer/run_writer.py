@@ -1,29 +1,42 @@
-"""When and how a run is written to disk: state first, then the LoRA, and only then old files go."""
+"""When and how a run is written to disk: state first, then the LoRA, and only then old files go.
+
+A state holds what trains; a LoRA file holds what is shown (`Training.evaluation`).
+"""
 
 import contextlib
-import json
 import logging
-import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from safetensors import SafetensorError
 
-from .atomic_file import write_atomically
-from .checkpoint import KEPT_STATES, TrainState, optimizer_tensors, restore_optimizer, save_state
+from .checkpoint import KEPT_STATES, TrainState, save_state
 from .errors import InputError
-from .events import Listener, StepReport
-from .loop import LOSSES_KEPT, Training
-from .lora_file import read_lora, to_kohya, write_lora
-from .loss_scale import LossScale
+from .events import Listener
+from .lora_file import read_lora, write_diffusers_lora, write_lora
+from .lora_layout import to_kohya
+from .milestones import Milestones
 from .run_folder import RunFiles, require_disk_space
+from .training import Training
+from .validation import HeldOutLosses
 
 logger = logging.getLogger(__name__)
 
 WRITE_ERRORS = (OSError, SafetensorError)
-LORA, OPTIMIZER, LOSS_SCALE = "lora/", "optimizer/", "loss_scale/"
+LORA, OPTIMIZER, LOSS_SCALE, AVERAGE = "lora/", "optimizer/", "loss_scale/", "average/"
+HEADER_BYTES = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """Which run it is, what is due when, and what the held-out loss has done so far."""
+
+    fingerprint: str
+    milestones: Milestones
+    losses: HeldOutLosses
 
 
 class RunWriter:
@@ -31,7 +44,7 @@ class RunWriter:
 
     Args:
         files: where to.
-        fingerprint: of the run.
+        course: of the run.
         training: what to write; read anew at each saving.
         metadata: gives that of a LoRA file of the present step.
         listener: hears of every LoRA file.
@@ -40,16 +53,19 @@ class RunWriter:
     def __init__(
         self,
         files: RunFiles,
-        fingerprint: str,
+        course: Course,
         training: Training,
         metadata: Callable[[], Mapping[str, str]],
         listener: Listener,
     ) -> None:
         self._files = files
-        self._fingerprint = fingerprint
+        self._course = course
         self._training = training
         self._metadata = metadata
         self._listener = listener
+        best = course.losses.best_step
+        self._best_alone = 0 if course.milestones.saves_at(best) else best
+        """The step of a file that is there only because it was the best."""
         self.saved_step = training.step
         self.failures: list[str] = []
         """Sentences about checkpoints that could not be written."""
@@ -85,31 +101,35 @@ class RunWriter:
                 f"the LoRA's weights are not finite at step {step} and were not saved: go on from an "
                 "earlier checkpoint with a lower learning rate"
             )
-        save_state(self._files.state, self._state())
+        save_state(self._files.state, self._state(), self._spared_states())
         path = self._files.lora if is_final else self._files.kept_lora(step)
-        write_lora(
-            path,
-            training.adapter.state_dict(),
-            training.config.lora,
-            self._metadata(),
-            training.denoiser.unet.config.layers_per_block,
-        )
+        self._write_lora(path)
+        if is_final and training.config.run.save_diffusers:
+            layers_per_block = training.denoiser.unet.config.layers_per_block
+            write_diffusers_lora(self._files.diffusers_lora, read_lora(path), layers_per_block)
         self.saved_step = step
         self._prune(step - 1 if is_final else step)
         return path
 
     def save_or_carry_on(self) -> None:
         """A checkpoint between others: when the disk is full, training goes on and the next one is tried."""
-        try:
-            path = self.save()
-        except WRITE_ERRORS as error:
-            self.failures.append(
-                f"the checkpoint of step {self._training.step} could not be written: {error}"
-            )
-            logger.warning(self.failures[-1])
-            return
+        path = self._try(self.save)
         # outside: an OSError of whoever listens, such as a closed terminal, is no failed write
-        self._listener.checkpoint(self.saved_step, path)
+        if path is not None:
+            self._listener.checkpoint(self._training.step, path)
+
+    def save_best_or_carry_on(self) -> None:
+        """The LoRA that measures best so far, without a state; the former best goes."""
+        path = self._files.kept_lora(self._training.step)
+
+        def save() -> Path:
+            self._write_lora(path)
+            self._remove_former_best()
+            self._best_alone = self._training.step
+            return path
+
+        if self._try(save) is not None:
+            self._listener.checkpoint(self._training.step, path)
 
     def save_or_explain(self, is_final: bool = False) -> Path:
         """The checkpoint that must be written.
@@ -128,30 +148,75 @@ class RunWriter:
         self._listener.checkpoint(self.saved_step, path)
         return path
 
+    def _try(self, save: Callable[[], Path]) -> Path | None:
+        try:
+            return save()
+        except WRITE_ERRORS as error:
+            self.failures.append(
+                f"the checkpoint of step {self._training.step} could not be written: {error}"
+            )
+            logger.warning(self.failures[-1])
+            return None
+
+    def _write_lora(self, path: Path) -> None:
+        training = self._training
+        with training.evaluation():
+            weights = training.adapter.state_dict()
+        write_lora(
+            path,
+            weights,
+            training.config.lora,
+            self._metadata(),
+            training.denoiser.unet.config.layers_per_block,
+            training.config.run.save_precision,
+        )
+
     def _prune(self, last_step: int) -> None:
         """Remove what is too old, and a checkpoint of the final step: it is the final file already."""
+        self._remove_former_best()
+        config, best = self._training.config, self._course.losses.best_step
         kept = [(step, path) for step, path in self._files.kept_loras() if step <= self.saved_step]
-        within = [path for step, path in kept if step <= last_step]
-        keep_last = self._training.config.run.keep_last
-        old = within[:-keep_last] if keep_last else []
+        within = [
+            path
+            for step, path in kept
+            if step <= last_step and not (config.validation.keep_best and step == best)
+        ]
+        old = within[: -config.run.keep_last] if config.run.keep_last else []
         for path in [*old, *(path for step, path in kept if step > last_step)]:
-            # A file that ComfyUI has open cannot be removed on Windows; it goes the next time.
-            with contextlib.suppress(OSError):
-                path.unlink()
+            _remove(path)
+
+    def _remove_former_best(self) -> None:
+        if self._best_alone not in (0, self._course.losses.best_step):
+            _remove(self._files.kept_lora(self._best_alone))
+            self._best_alone = 0
+
+    def _spared_states(self) -> set[int]:
+        """Steps whose state stays beside the newest two: that of the best, and the one that was asked for."""
+        config = self._training.config
+        best = self._course.losses.best_step if config.validation.keep_best else 0
+        return {best, config.run.resume_from_step}
 
     def _state(self) -> TrainState:
         training = self._training
-        weights = training.adapter.state_dict()
-        tensors = {LORA + k: v.detach().to("cpu", copy=True).contiguous() for k, v in weights.items()}
-        tensors |= {OPTIMIZER + k: v for k, v in optimizer_tensors(training.optimizer).items()}
+        moments, optimizer_figures = training.optimizer.state()
+        parts = {LORA: training.adapter.state_dict(), OPTIMIZER: moments}
         if training.loss_scale is not None:
-            tensors |= {LOSS_SCALE + k: v for k, v in training.loss_scale.state().items()}
+            parts[LOSS_SCALE] = training.loss_scale.state()
+        if training.average is not None:
+            parts[AVERAGE] = training.average.state()
+        tensors = {
+            prefix + name: values.detach().cpu().contiguous()
+            for prefix, part in parts.items()
+            for name, values in part.items()
+        }
         figures = {
             "num_skipped": training.num_skipped,
             "skipped_in_a_row": training.skipped_in_a_row,
             "recent_losses": list(training.recent_losses),
+            "optimizer": optimizer_figures,
+            "validation": self._course.losses.figures(),
         }
-        return TrainState(training.step, self._fingerprint, tensors, figures)
+        return TrainState(training.step, self._course.fingerprint, tensors, figures)
 
     def require_space(self) -> None:
         """Check that the disks have room for all that the run will keep.
@@ -159,15 +224,18 @@ class RunWriter:
         Raises:
             InputError: they do not.
         """
-        config, num_weights = self._training.config, self._training.adapter.weights.master.numel()
-        lora_bytes = 4 * num_weights + 2**20
-        every = config.run.save_every
-        num_kept = (config.steps - 1) // every if every else 0
+        training, config = self._training, self._training.config
+        num_weights = training.adapter.weights.master.numel()
+        lora_bytes = 4 * num_weights + HEADER_BYTES
+        num_kept = self._course.milestones.num_checkpoints
         if config.run.keep_last:
             num_kept = min(num_kept, config.run.keep_last)
+        num_best = int(self._course.milestones.has_validation and config.validation.keep_best)
         # One more of each: a new file is whole before an old one goes.
-        loras_bytes = (num_kept + 2) * lora_bytes
-        state_bytes = (KEPT_STATES + 1) * (12 * num_weights + 2**20)
+        loras_bytes = (num_kept + num_best + config.run.save_diffusers + 2) * lora_bytes
+        averages = 4 if training.average is not None else 0
+        a_state = (4 + training.optimizer.bytes_per_weight + averages) * num_weights + HEADER_BYTES
+        state_bytes = (KEPT_STATES + num_best + bool(config.run.resume_from_step) + 1) * a_state
         loras, runs = self._files.loras_folder, self._files.folder
         if loras.stat().st_dev == runs.stat().st_dev:
             require_disk_space(loras, loras_bytes + state_bytes, "the LoRA and its checkpoints")
@@ -176,20 +244,23 @@ class RunWriter:
             require_disk_space(runs, state_bytes, "the states to resume from")
 
 
-def restore(training: Training, state: TrainState) -> None:
-    """Put a state into a run that was set up with the same settings."""
+def restore(training: Training, state: TrainState) -> HeldOutLosses:
+    """Put a state into a run that was set up with the same settings; returns what was measured by then."""
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
 
     training.adapter.load_state_dict(part(LORA))
-    restore_optimizer(training.optimizer, part(OPTIMIZER))
+    training.optimizer.load_state(part(OPTIMIZER), state.figures["optimizer"])
     if training.loss_scale is not None:
         training.loss_scale.load_state(part(LOSS_SCALE))
+    if training.average is not None:
+        training.average.load_state(part(AVERAGE))
     training.step = state.step
     training.num_skipped = state.figures["num_skipped"]
     training.skipped_in_a_row = state.figures["skipped_in_a_row"]
     training.recent_losses.extend(state.figures["recent_losses"])
+    return HeldOutLosses.of(state.figures["validation"])
 
 
 def require_same_file(path: Path, training: Training) -> None:
@@ -200,7 +271,8 @@ def require_same_file(path: Path, training: Training) -> None:
     """
     written = read_lora(path).tensors
     layers_per_block = training.denoiser.unet.config.layers_per_block
-    trained = to_kohya(training.adapter.state_dict(), training.config.lora, layers_per_block)
+    with training.evaluation():
+        trained = to_kohya(training.adapter.state_dict(), training.config.lora, layers_per_block)
     same = written.keys() == trained.keys() and all(
         torch.equal(written[name], values.to(written[name].dtype)) for name, values in trained.items()
     )
@@ -211,48 +283,7 @@ def require_same_file(path: Path, training: Training) -> None:
         )
 
 
-class MetricsLog:
-    """metrics.jsonl: one line for each step, in order, also after a resume."""
-
-    def __init__(self, path: Path, resumed_from: int) -> None:
-        self._path = path
-        if path.exists():
-            lines = path.read_text("utf-8", "replace").splitlines()
-            kept = "".join(f"{line}\n" for line in lines if _step_of(line) <= resumed_from)
-            write_atomically(path, lambda temporary: temporary.write_text(kept, "utf-8"))
-
-    def write(self, report: StepReport) -> None:
-        line = {
-            "step": report.step,
-            "epoch": round(report.epoch, 4),
-            "loss": report.loss if math.isfinite(report.loss) else None,
-            "grad_norm": report.grad_norm if math.isfinite(report.grad_norm) else None,
-            "learning_rate": report.learning_rate,
-            "seconds": round(report.seconds, 4),
-        }
-        # A log is no reason to end a run: a full disk is told about where the checkpoint fails.
-        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def logged_losses(path: Path) -> list[float]:
-    """The losses at the end of metrics.jsonl; none where it is gone."""
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()[-LOSSES_KEPT:]
-    except OSError:
-        return []
-    losses = [json.loads(line).get("loss") for line in lines if _step_of(line) < math.inf]
-    return [loss for loss in losses if isinstance(loss, float)]
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; infinite for one that was cut off by a crash."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def needs_loss_scale(dtype: torch.dtype, device: torch.device) -> LossScale | None:
-    """Float16 has no room for small gradients; bfloat16 and float32 do."""
-    return LossScale(device) if dtype == torch.float16 else None
+def _remove(path: Path) -> None:
+    # A file that ComfyUI has open cannot be removed on Windows; it goes the next time.
+    with contextlib.suppress(OSError):
+        path.unlink()

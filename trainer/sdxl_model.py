@@ -11,12 +11,16 @@ from torch import Tensor
 
 from .conditioning import TextCondition
 from .config import PreviewConfig
+from .errors import InputError
 from .lora_file import read_lora
 from .lora_merge import merge_lora
 from .model import Denoiser
 from .sampling import decode_latents, sample_latents
 from .sdxl_files import SDXLFiles, open_checkpoint
 from .text_encoder import SDXLTextEncoder
+
+SAMPLER, SCHEDULER = "euler", "normal"
+"""What there is without ComfyUI."""
 
 
 class HeadlessSDXL:
@@ -76,6 +80,34 @@ class HeadlessSDXL:
         finally:
             del unet
             _give_memory_back(self.device)
+
+    def encode_prompts(self, prompts: Sequence[str], negative: str) -> list[TextCondition]:
+        """The prompts' conditions and, last, the negative one's; the texts are literal."""
+        return self.encode_captions([*prompts, negative])
+
+    def draw(
+        self,
+        denoiser: Denoiser,
+        encoded_prompts: Sequence[TextCondition],
+        preview: PreviewConfig,
+        size: tuple[int, int],
+    ) -> list[Image.Image]:
+        """One picture for each prompt, with the denoiser as it is now; the VAE is dropped again after it.
+
+        Raises:
+            InputError: a sampler or scheduler that only ComfyUI has, or a size that is no multiple of 8.
+        """
+        if (preview.sampler, preview.scheduler) != (SAMPLER, SCHEDULER):
+            raise InputError(
+                f"preview settings: sampler is '{preview.sampler}' and scheduler '{preview.scheduler}', but "
+                f"without ComfyUI there are only '{SAMPLER}' and '{SCHEDULER}'"
+            )
+        *conditions, negative = encoded_prompts
+        latents = sample_latents(denoiser, conditions, negative, preview, size)
+        try:
+            return decode_latents(self._load_vae(), latents, self._files.scaling_factor)
+        finally:
+            self._release_encoders()
 
     def sample(
         self,

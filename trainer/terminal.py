@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -38,10 +38,20 @@ class TerminalListener(SilentListener):
             self._loss = SMOOTHING * before + (1 - SMOOTHING) * report.loss
         bar = self._show("training", report.step, report.num_steps)
         if self._loss is not None:
-            bar.set_postfix_str(f"loss {self._loss:.4f}, rate {report.learning_rate:.1e}", refresh=False)
+            # Prodigy's own rate; NaN where nobody told it
+            rate = report.effective_learning_rate
+            rate = report.learning_rate if rate != rate else rate
+            bar.set_postfix_str(f"loss {self._loss:.4f}, rate {rate:.1e}", refresh=False)
 
     def checkpoint(self, step: int, lora_path: Path) -> None:
         tqdm.write(f"step {step}: wrote {lora_path.name}")
+
+    def validation(self, step: int, loss: float, is_best: bool) -> None:
+        best = ", the lowest so far" if is_best else ""
+        tqdm.write(f"step {step}: held-out loss {loss:.4f}{best}")
+
+    def preview(self, step: int, pictures: Sequence[Path]) -> None:
+        tqdm.write(f"step {step}: drew {', '.join(path.name for path in pictures)}")
 
     def close(self) -> None:
         if self._bar is not None:

@@ -47,12 +47,23 @@ def single_file(stand_in_tensors, tmp_path_factory):
     return path
 
 
+def load_sibling(name):
+    """A module beside this file that holds no tests."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def tiny_run():
     """The module tests/trainer/tiny_run.py: whole runs on a very small UNet."""
-    path = Path(__file__).with_name("tiny_run.py")
-    spec = importlib.util.spec_from_file_location("tiny_run", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tiny_run"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_sibling("tiny_run")
+
+
+@pytest.fixture(scope="session")
+def watched_run(tiny_run):
+    """The module tests/trainer/watched_run.py: such runs, and everything that they show."""
+    return load_sibling("watched_run")

@@ -1,15 +1,13 @@
-import json
-
 import pytest
 import torch
 from sdxl_trainer.trainer.checkpoint import (
     TrainState,
     list_states,
     load_newest_state,
-    optimizer_tensors,
-    restore_optimizer,
+    load_state,
     save_state,
     state_path,
+    step_of,
 )
 from sdxl_trainer.trainer.errors import InputError
 
@@ -113,25 +111,39 @@ def test_failed_write_leaves_the_older_states_and_no_new_name(tmp_path, monkeypa
     assert [p.name for p in tmp_path.iterdir()] == ["step-000010.safetensors"]
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_optimizer_goes_on_as_if_it_had_never_stopped(fused):
-    def new():
-        weight = torch.nn.Parameter(torch.ones(4))
-        return weight, torch.optim.AdamW([weight], lr=0.1, fused=fused)
+def test_spared_states_stay_beside_the_newest_two_and_later_ones_go(tmp_path):
+    for step in (10, 20, 30, 40):
+        save_state(tmp_path, a_state(step), spared={10})
+    assert [step_of(path) for path in list_states(tmp_path)] == [40, 30, 10]
+    save_state(tmp_path, a_state(35), spared={10})
+    assert [step_of(path) for path in list_states(tmp_path)] == [35, 30, 10]
+    save_state(tmp_path, a_state(36))
+    assert [step_of(path) for path in list_states(tmp_path)] == [36, 35]
 
-    def step(weight, optimizer, number):
-        weight.grad = torch.arange(4.0) - number
-        optimizer.step()
 
-    weight, optimizer = new()
-    for number in range(3):
-        step(weight, optimizer, number)
-    moments = optimizer_tensors(optimizer)
-    json.dumps(sorted(moments))
-    second, resumed = new()
-    second.data.copy_(weight.data)
-    restore_optimizer(resumed, moments)
-    for number in range(3, 6):
-        step(weight, optimizer, number)
-        step(second, resumed, number)
-    assert torch.equal(weight, second)
+class TestOneStep:
+    def test_it_is_that_of_the_step(self, tmp_path):
+        for step in (10, 20):
+            save_state(tmp_path, a_state(step))
+        assert load_state(tmp_path, 10, "mine").figures == a_state(10).figures
+
+    def test_where_there_is_none_those_there_are_are_named(self, tmp_path):
+        folder = tmp_path / "cat" / "state"
+        for step in (10, 20):
+            save_state(folder, a_state(step))
+        with pytest.raises(InputError, match=r"is 15, but there is no state of step 15 in 'cat': .* 10, 20;"):
+            load_state(folder, 15, "mine")
+        with pytest.raises(InputError, match="there are none at all"):
+            load_state(tmp_path / "dog" / "state", 15, "mine")
+
+    def test_a_damaged_one_is_not_replaced_by_another(self, tmp_path):
+        save_state(tmp_path, a_state(10))
+        path = save_state(tmp_path, a_state(20))
+        path.write_bytes(cut_off(path.read_bytes()))
+        with pytest.raises(InputError, match=r"step-000020\.safetensors is damaged"):
+            load_state(tmp_path, 20, "mine")
+
+    def test_one_of_other_settings_is_refused(self, tmp_path):
+        save_state(tmp_path, a_state(10, "theirs"))
+        with pytest.raises(InputError, match="belongs to other settings"):
+            load_state(tmp_path, 10, "mine")

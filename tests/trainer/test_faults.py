@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,10 +102,10 @@ def test_checkpoint_that_fails_on_the_way_does_not_end_the_run(tiny_run, tmp_pat
 
     save_state = run_writer.save_state
 
-    def full_once(folder, state):
+    def full_once(folder, state, spared):
         if state.step == 2:
             raise OSError(28, "No space left on device")
-        return save_state(folder, state)
+        return save_state(folder, state, spared)
 
     monkeypatch.setattr(run_writer, "save_state", full_once)
     result = tiny_run.run_tiny(tmp_path, run={"save_every": 2})
@@ -118,6 +119,26 @@ def test_too_small_a_disk_is_refused_before_the_first_step(tiny_run, tmp_path, m
     with pytest.raises(InputError, match=r"has 3 MiB free, but the LoRA and its checkpoints need \d+ MiB"):
         tiny_run.run_tiny(tmp_path, listener)
     assert listener.reports == []
+
+
+@pytest.mark.parametrize(
+    ("values", "factor"),
+    [
+        ({"optimizer": {"optimizer": "sgd", "beta1": 0.0}}, 0.9),
+        ({"optimizer": {"ema_decay": 0.9}}, 1.05),
+        ({"validation": {"validation_share": 0.2}}, 1.15),
+        ({"run": {"save_every": 1, "keep_last": 0}}, 1.15),
+    ],
+)
+def test_the_estimate_counts_what_the_settings_write(tiny_run, tmp_path, monkeypatch, values, factor):
+    def needed(folder, **values):
+        with pytest.raises(InputError, match=r"need [\d,]+ MiB") as refused:
+            tiny_run.run_tiny(folder, lora={"rank": 32, "targets": "attention+ff+conv"}, **values)
+        return float(re.search(r"need ([\d,]+) MiB", str(refused.value))[1].replace(",", ""))
+
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 0}))
+    ratio = needed(tmp_path / "b", **values) / needed(tmp_path / "a")
+    assert ratio <= factor if factor < 1 else ratio >= factor
 
 
 def test_damaged_newest_state_falls_back_and_ends_the_same(tiny_run, tmp_path):

@@ -7,6 +7,7 @@ from sdxl_trainer.trainer.batches import BatchPlan
 from sdxl_trainer.trainer.config import (
     DatasetConfig,
     LoRAConfig,
+    NoiseConfig,
     ObjectiveConfig,
     OptimizerConfig,
     TrainConfig,
@@ -16,7 +17,8 @@ from sdxl_trainer.trainer.encoded_dataset import encode_dataset
 from sdxl_trainer.trainer.events import SilentListener
 from sdxl_trainer.trainer.lora_file import read_lora
 from sdxl_trainer.trainer.lora_merge import merge_lora
-from sdxl_trainer.trainer.objective import denoising_losses, draw_noise
+from sdxl_trainer.trainer.noise_draw import draw_noise
+from sdxl_trainer.trainer.objective import denoising_losses
 from sdxl_trainer.trainer.run import Job, train
 from sdxl_trainer.trainer.sdxl_model import HeadlessSDXL
 
@@ -48,8 +50,8 @@ def loss_on_fixed_noise(model, dataset, lora_path=None):
             merge_lora(denoiser.unet, read_lora(lora_path))
         for index in range(8):
             batch = encoded.batch(BatchPlan(dataset, 4, 1).batch(index))
-            noise, timesteps = draw_noise(batch.latents.shape, 999, index, 1000)
-            losses = denoising_losses(denoiser.predict, batch, noise, timesteps, denoiser.schedule, config)
+            draw = draw_noise(batch.latents.shape, 999, index, NoiseConfig(), 1000)
+            losses = denoising_losses(denoiser.predict, batch, draw, denoiser.schedule, config)
             total += float(losses.mean())
     return total / 8
 

@@ -1,21 +1,26 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 from sdxl_trainer.trainer.batches import BatchPlan
+from sdxl_trainer.trainer.config import NoiseConfig
 from sdxl_trainer.trainer.encoded_dataset import encode_dataset
 from sdxl_trainer.trainer.errors import InputError
 from sdxl_trainer.trainer.events import SilentListener
-from sdxl_trainer.trainer.loop import Training, micro_step, run_steps
-from sdxl_trainer.trainer.lora import attach_lora
+from sdxl_trainer.trainer.loop import StopEarly, micro_step, run_steps
+from sdxl_trainer.trainer.lora import attach_adapter
 from sdxl_trainer.trainer.loss_scale import LossScale
 from sdxl_trainer.trainer.memory_plan import LEVELS, MemoryPlan
 from sdxl_trainer.trainer.model import Denoiser
+from sdxl_trainer.trainer.noise_draw import NoiseDraw, draw_noise
 from sdxl_trainer.trainer.noise_schedule import NoiseSchedule
-from sdxl_trainer.trainer.objective import draw_noise
-from sdxl_trainer.trainer.optimizers import build_optimizer
+from sdxl_trainer.trainer.optimizers import AdapterOptimizer
+from sdxl_trainer.trainer.training import ClassImages, Training
+from sdxl_trainer.trainer.weight_average import WeightAverage
 
 CPU = torch.device("cpu")
+CLASS_PROMPT = "an animal"
 
 
 class Faulty(Denoiser):
@@ -43,23 +48,30 @@ def faulty(faults, out_of_memory=False):
     return type("Faulty", (Faulty,), values | ({"meet_fault": meet_fault} if out_of_memory else {}))
 
 
+def encode(tiny_run, dataset, dtype=torch.float32):
+    model, listener = tiny_run.TinyModel(), SilentListener()
+    encoded = encode_dataset(dataset, model, "inference", listener, lambda: None, [CLASS_PROMPT])
+    return encoded.to(CPU, dtype)
+
+
 @pytest.fixture
 def start(tiny_run, tmp_path):
     def build(kind=Denoiser, dtype=torch.float32, dataset=None, **values):
         config = tiny_run.tiny_config(**values)
         dataset = dataset or tiny_run.tiny_dataset(tmp_path)
         unet = tiny_run.tiny_unet(dtype)
-        encoded = encode_dataset(dataset, tiny_run.TinyModel(), "inference", SilentListener(), lambda: None)
-        adapter = attach_lora(unet, config.lora, config.seed)
+        adapter = attach_adapter(unet, config.lora, config.seed)
+        decay = config.optimizer.ema_decay
         return Training(
             config=config,
             denoiser=kind(unet, NoiseSchedule.sdxl()),
             adapter=adapter,
-            optimizer=build_optimizer(adapter.weights.parameters(), config.optimizer),
+            optimizer=AdapterOptimizer(adapter.weights, config.optimizer, config.prodigy, adapter.is_up),
             plan=BatchPlan(dataset, config.batch_size, config.seed, config.objective.caption_dropout),
-            encoded=encoded.to(CPU, dtype),
+            encoded=encode(tiny_run, dataset, dtype),
             memory=MemoryPlan(LEVELS[0], 2**30, 2**31, False),
             loss_scale=LossScale(CPU) if dtype == torch.float16 else None,
+            average=WeightAverage(adapter.weights, decay) if decay else None,
         )
 
     return build
@@ -82,22 +94,27 @@ def test_reports_count_steps_epochs_and_rates(start):
     assert all(r.seconds > 0 and math.isfinite(r.loss) and r.grad_norm > 0 for r in reports)
 
 
+def one_of(draw, row):
+    noise = draw.noise[row : row + 1]
+    return NoiseDraw(noise, noise, draw.timesteps[row : row + 1])
+
+
 def test_four_micro_steps_of_one_are_one_of_four(start, tiny_run, tmp_path):
     tiny_run.draw_pictures(tmp_path / "pictures", 1)
     training = start(dataset=tiny_run.tiny_dataset(tmp_path), batch_size=4)
     draw = training.plan.batch(0)[0]
     samples = [draw] * 4
     together = training.encoded.batch(samples)
-    noise, timesteps = draw_noise(together.latents.shape, 1, 0, 1000)
+    draw = draw_noise(together.latents.shape, 1, 0, NoiseConfig(), 1000)
     weights = training.adapter.weights
     weights.master.uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(1))
     weights.publish()
 
-    loss = micro_step(training, together, noise, timesteps, 4)
+    loss = micro_step(training, together, draw, 1 / 4)
     at_once = weights.gradient.clone()
     weights.zero_gradients()
     one_by_one = [
-        micro_step(training, training.encoded.batch([s]), noise[n : n + 1], timesteps[n : n + 1], 4)
+        micro_step(training, training.encoded.batch([s]), one_of(draw, n), 1 / 4)
         for n, s in enumerate(samples)
     ]
     assert (weights.gradient - at_once).norm() <= 1e-5 * at_once.norm()
@@ -182,9 +199,126 @@ def test_a_small_batch_weighs_as_much_as_its_samples(start, tiny_run, tmp_path):
     losses = []
     for index in range(2):
         batch = again.encoded.batch(again.plan.batch(index))
-        noise, timesteps = draw_noise(batch.latents.shape, 42, index, 1000)
-        losses.append(float(micro_step(again, batch, noise, timesteps, 5)))
+        draw = draw_noise(batch.latents.shape, 42, index, NoiseConfig(), 1000)
+        losses.append(float(micro_step(again, batch, draw, 1 / 5)))
     assert report.loss == pytest.approx(sum(losses), rel=1e-6)
+
+
+def gradient_of_first_step(training):
+    training.config = dataclasses.replace(training.config, steps=1)
+    optimizer = dataclasses.replace(training.config.optimizer, max_grad_norm=0)
+    training.config = dataclasses.replace(training.config, optimizer=optimizer)
+    spread = torch.Generator().manual_seed(1)
+    training.adapter.weights.master.uniform_(-0.1, 0.1, generator=spread)
+    report = run(training)[0]
+    return training.adapter.weights.gradient.clone(), report.loss
+
+
+def class_pictures(tiny_run, tmp_path):
+    """Three pictures, so that class batches are other ones than the subject's."""
+    folder = tmp_path / "class"
+    tiny_run.draw_pictures(folder / "pictures", 3, ["one animal", "two animals", "three animals"])
+    return tiny_run.tiny_dataset(folder)
+
+
+def test_class_images_add_their_weighted_mean_to_the_loss_of_the_subject(start, tiny_run, tmp_path):
+    """loss = instance + w * prior, as train_dreambooth_lora_sdxl.py of diffusers; batches of 2 and 1."""
+    values = {"batch_size": 2, "objective": {"caption_dropout": 0}, "run": {"gradient_accumulation": 2}}
+    pictures = class_pictures(tiny_run, tmp_path)
+    plan = BatchPlan(pictures, 2, 42, purpose="class")
+    encoded = encode(tiny_run, pictures)
+
+    def with_weight(weight):
+        training = start(prior={"prior_loss_weight": weight}, **values)
+        training.class_images = ClassImages(plan, encoded)
+        return gradient_of_first_step(training)
+
+    alone, alone_loss = gradient_of_first_step(start(**values))
+    none, none_loss = with_weight(0.0)
+    assert torch.equal(none, alone)
+    assert none_loss == pytest.approx(alone_loss)
+    half, half_loss = with_weight(0.5)
+    full, full_loss = with_weight(1.0)
+    assert torch.allclose(full - alone, 2 * (half - alone), atol=1e-6)
+    assert full_loss - alone_loss == pytest.approx(2 * (half_loss - alone_loss), rel=1e-4)
+    assert (full - alone).norm() > 0.1 * alone.norm()
+
+
+def test_the_noise_of_class_images_is_not_the_subjects(start, tiny_run, tmp_path):
+    """The same picture as subject and as class would otherwise only double the gradient."""
+    dataset = tiny_run.tiny_dataset(tmp_path)
+    values = {"objective": {"caption_dropout": 0}, "batch_size": 1}
+    training = start(dataset=dataset, **values)
+    training.class_images = ClassImages(training.plan, training.encoded)
+    both, _ = gradient_of_first_step(training)
+    alone, _ = gradient_of_first_step(start(dataset=dataset, **values))
+    assert torch.nn.functional.cosine_similarity(both - alone, alone, dim=0) < 0.9
+
+
+def test_a_fresh_adapter_agrees_with_its_teacher_and_a_changed_one_is_drawn_back(start):
+    values = {"prior_preservation": "base_model", "class_prompt": CLASS_PROMPT}
+    fresh = start(prior=values, steps=1, objective={"caption_dropout": 0})
+    plain = start(steps=1, objective={"caption_dropout": 0})
+    assert run(fresh)[0].loss == pytest.approx(run(plain)[0].loss, rel=1e-6)
+
+    moved, loss = gradient_of_first_step(start(prior=values))
+    alone, alone_loss = gradient_of_first_step(start())
+    assert loss > alone_loss
+    weights = start().adapter.weights.master
+    weights.uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(1))
+    # downhill in the teacher's part of the loss leads back to the base model
+    assert torch.dot(moved - alone, weights) > 0
+
+
+def test_teacher_sees_the_class_prompt_and_not_the_caption(start):
+    heard = []
+
+    class Listening(Denoiser):
+        def predict(self, noisy_latents, timesteps, batch):
+            heard.append((noisy_latents, batch.prompt_embeds, torch.is_grad_enabled()))
+            return super().predict(noisy_latents, timesteps, batch)
+
+    prior = {"prior_preservation": "base_model", "class_prompt": CLASS_PROMPT}
+    training = start(Listening, prior=prior, steps=1)
+    run(training)
+    class_embeds = training.encoded.conditions[CLASS_PROMPT].prompt_embeds
+    assert [torch.equal(embeds[0][: len(class_embeds)], class_embeds) for _, embeds, _ in heard].count(
+        True
+    ) == 2
+    assert sorted(grad for _, _, grad in heard) == [False, True, True]
+    assert all(torch.equal(noisy, heard[0][0]) for noisy, _, _ in heard)
+
+
+def test_stopping_early_is_a_success_and_loses_no_report(start, monkeypatch):
+    monkeypatch.setattr(Training, "read_every", 100)
+    training, heard = start(steps=9), []
+
+    def stop_at_four(read):
+        if training.step == 4:
+            raise StopEarly
+
+    run_steps(training, heard.append, stop_at_four)
+    assert training.step == 4
+    assert [report.step for report in heard] == [1, 2, 3, 4]
+
+
+def test_evaluation_shows_the_mean_and_gives_the_weights_back(start):
+    training = start(optimizer={"ema_decay": 0.9})
+    run(training)
+    weights = training.adapter.weights
+    before = weights.master.clone()
+    with training.evaluation():
+        assert not torch.equal(weights.master, before)
+        assert torch.equal(weights.master, training.average.state()["average"])
+    assert torch.equal(weights.master, before)
+
+
+def test_prodigys_report_tells_the_rate_that_acts(start):
+    training = start(optimizer={"optimizer": "prodigy", "learning_rate": 0.0, "lr_schedule": "constant"})
+    reports = run(training)
+    assert {report.learning_rate for report in reports} == {1.0}
+    assert 0 < reports[-1].effective_learning_rate < 0.1
+    assert reports[-1].effective_learning_rate == pytest.approx(training.optimizer.groups[0]["d"])
 
 
 def test_no_global_random_number_is_drawn(start):

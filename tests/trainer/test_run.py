@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from dataclasses import fields
@@ -6,7 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from sdxl_trainer.trainer.config import LoRAConfig, ObjectiveConfig, OptimizerConfig
+from sdxl_trainer.trainer.config import SECTIONS
+from sdxl_trainer.trainer.dataset_sets import with_class_images, with_masks
 from sdxl_trainer.trainer.errors import CancelledError, InputError
 
 
@@ -172,10 +174,36 @@ def test_works_inside_inference_mode_as_comfyui_calls_it(tiny_run, tmp_path):
     assert inside.read_bytes() == plain.read_bytes()
 
 
+PRODIGY = {
+    "optimizer": {"optimizer": "prodigy", "learning_rate": 1.0, "weight_decay": 0.5},
+    "prodigy": {"d0": 1e-2},
+}
+# EDM's weighted loss of an epsilon model is its plain one
+V_PREDICTION = {"objective": {"min_snr_gamma": 0.0, "prediction_type": "v_prediction"}}
+LOGIT_NORMAL = {"noise": {"timestep_sampling": "logit_normal"}}
+HUBER = {"objective": {"loss": "huber", "min_snr_gamma": 0.0}}
+PYRAMID = {"noise": {"pyramid_iterations": 4}}
+TEACHER = {"prior": {"prior_preservation": "base_model", "class_prompt": "a cat"}}
+MASKED = {"dataset": "masks"}
+WITH_CLASS = {"dataset": "class"}
+EARLY = {
+    "steps": 6,
+    "validation": {"validation_share": 0.2, "validate_every": 1, "early_stop_patience": 1},
+    "optimizer": {"learning_rate": 3.0, "lr_schedule": "constant"},
+}
 CHANGES = {
     ("lora", "rank"): 3,
     ("lora", "alpha"): 1.0,
     ("lora", "targets"): "attention+ff",
+    ("lora", "adapter"): "dora",
+    ("lora", "rank_stabilized"): True,
+    ("lora", "dropout"): 0.5,
+    ("lora", "rank_dropout"): 0.5,
+    ("lora", "module_dropout"): 0.5,
+    ("lora", "blocks"): "style",
+    ("lora", "block_ranks"): "middle_block=1",
+    ("lora", "lokr_factor"): (2, {"lora": {"adapter": "lokr"}}),
+    ("optimizer", "optimizer"): "sgd",
     ("optimizer", "learning_rate"): 2e-2,
     ("optimizer", "lr_schedule"): "cosine",
     ("optimizer", "warmup_steps"): 3,
@@ -184,57 +212,136 @@ CHANGES = {
     ("optimizer", "beta2"): 0.5,
     ("optimizer", "eps"): 1e-3,
     ("optimizer", "max_grad_norm"): 1e-3,
+    ("optimizer", "lora_plus_ratio"): 4.0,
+    ("optimizer", "scale_lr"): (True, {"batch_size": 2}),
+    ("optimizer", "ema_decay"): 0.9,
+    ("schedule", "warmup_share"): 0.9,
+    ("schedule", "num_cycles"): (2, {"optimizer": {"lr_schedule": "cosine_with_restarts"}}),
+    ("schedule", "power"): (2.0, {"optimizer": {"lr_schedule": "polynomial"}}),
+    ("prodigy", "d0"): (1e-3, PRODIGY),
+    ("prodigy", "decouple"): (False, PRODIGY),
+    ("prodigy", "use_bias_correction"): (False, PRODIGY),
     ("objective", "min_snr_gamma"): 0.5,
     ("objective", "caption_dropout"): 0.9,
     ("objective", "size_conditioning"): "true",
+    ("objective", "prediction_type"): "v_prediction",
+    ("objective", "zero_terminal_snr"): ("on", {"objective": {"prediction_type": "v_prediction"}}),
+    ("objective", "edm_training"): (True, V_PREDICTION),
+    ("objective", "loss"): "l1",
+    ("objective", "huber_c"): (0.5, HUBER),
+    ("objective", "huber_schedule"): ("constant", HUBER),
+    ("objective", "debiased_estimation"): (True, {"objective": {"min_snr_gamma": 0.0}}),
+    ("objective", "unmasked_weight"): (0.5, MASKED),
+    ("objective", "mask_normalization"): ("mean", MASKED),
+    ("noise", "noise_offset"): 0.2,
+    ("noise", "pyramid_iterations"): 4,
+    ("noise", "pyramid_discount"): (0.8, PYRAMID),
+    ("noise", "input_perturbation"): 0.2,
+    ("noise", "timestep_sampling"): "content",
+    ("noise", "timestep_min"): 500,
+    ("noise", "timestep_max"): 500,
+    ("noise", "logit_mean"): (1.0, LOGIT_NORMAL),
+    ("noise", "logit_std"): (0.3, LOGIT_NORMAL),
+    ("prior", "prior_preservation"): ("off", WITH_CLASS),
+    ("prior", "prior_loss_weight"): (0.2, WITH_CLASS),
+    ("prior", "class_prompt"): ("a dog", TEACHER),
+    ("validation", "validation_share"): 0.4,
+    ("validation", "validate_every"): (2, EARLY),
+    ("validation", "early_stop_patience"): (0, EARLY),
     ("run", "gradient_accumulation"): 2,
-    (None, "steps"): 5,
+    (None, "steps"): 3,
     (None, "batch_size"): 2,
     (None, "seed"): 43,
 }
+"""Setting -> another value, or (another value, the other settings without which it does nothing)."""
 ELSEWHERE = {
+    # test_optimizer_kinds: on this model's noisy gradients Prodigy's estimate does not leave d0
+    ("prodigy", "d_coef"),
+    ("prodigy", "beta3"),
+    ("prodigy", "safeguard_warmup"),
+    ("preview", "*"),  # test_previews: changes pictures and no weight
+    ("logging", "*"),  # test_trackers, test_hub
+    ("validation", "keep_best"),  # test_validation
     ("run", "save_every"),  # test_keeps_the_last_checkpoints
+    ("run", "save_every_epochs"),  # test_checkpoints_come_by_epochs
     ("run", "keep_last"),
+    ("run", "save_precision"),  # test_going_on
+    ("run", "save_diffusers"),
+    ("run", "resume_from_step"),
     ("run", "precision"),  # test_precision_that_the_model_does_not_have
     ("run", "gradient_checkpointing"),  # test_checkpointing_can_be_set
     (None, "name"),
-    (None, "resume"),  # test_asked_for_a_new_run
+    (None, "resume"),  # test_asked_for_a_new_run, test_going_on
 }
-SECTIONS = {"lora": LoRAConfig, "optimizer": OptimizerConfig, "objective": ObjectiveConfig}
 
 
 @pytest.fixture(scope="module")
-def usual(tiny_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("usual")
-    dataset = tiny_run.tiny_dataset(folder, crop="random")
-    job = tiny_run.tiny_job(folder, dataset, objective={"caption_dropout": 0.3})
-    return dataset, load_file(tiny_run.train(job, tiny_run.TinyModel(), tiny_run.StopAfter()).lora_path)
+def datasets(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datasets")
+    plain = tiny_run.tiny_dataset(folder, crop="random")
+    tiny_run.draw_pictures(folder / "class" / "pictures", 3, ["a cat"] * 3, seed=4)
+    masks = torch.zeros(5, 64, 64)
+    masks[:, :32] = 1.0
+    return {
+        "plain": plain,
+        "masks": with_masks(plain, masks),
+        "class": with_class_images(plain, tiny_run.tiny_dataset(folder / "class")),
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_run, datasets, tmp_path_factory):
+    """The weights of a run with such settings; each is trained once."""
+    known = {}
+
+    def train(values):
+        key = json.dumps(values, sort_keys=True)
+        if key not in known:
+            values = copy.deepcopy(values)
+            dataset = datasets[values.pop("dataset", "plain")]
+            values.setdefault("objective", {}).setdefault("caption_dropout", 0.3)
+            values.setdefault("steps", 4)
+            folder = tmp_path_factory.mktemp("trained")
+            job = tiny_run.tiny_job(folder, dataset, **values)
+            path = tiny_run.train(job, tiny_run.TinyModel(), tiny_run.StopAfter()).lora_path
+            known[key] = load_file(path)
+        return known[key]
+
+    return train
 
 
 @pytest.mark.parametrize("setting", CHANGES, ids=lambda s: ".".join(filter(None, s)))
-def test_every_setting_changes_what_is_trained(tiny_run, tmp_path, usual, setting):
-    dataset, before = usual
+def test_every_setting_changes_what_is_trained(trained, setting):
     section, name = setting
-    values = {"objective": {"caption_dropout": 0.3}}
+    change = CHANGES[setting]
+    value, context = change if isinstance(change, tuple) else (change, {})
+    if section == "prodigy":
+        pytest.importorskip("prodigyopt")
+    values = copy.deepcopy(context)
     if section:
-        values.setdefault(section, {})[name] = CHANGES[setting]
+        values.setdefault(section, {})[name] = value
     else:
-        values[name] = CHANGES[setting]
-    job = tiny_run.tiny_job(tmp_path, dataset, **values)
-    after = load_file(tiny_run.train(job, tiny_run.TinyModel(), tiny_run.StopAfter()).lora_path)
-    assert any(key not in after or not torch.equal(before[key], after[key]) for key in before)
+        values[name] = value
+    before, after = trained(context), trained(values)
+    shapes = {key: tensor.shape for key, tensor in before.items()}
+    same = shapes == {key: tensor.shape for key, tensor in after.items()}
+    assert not same or any(not torch.equal(before[key], after[key]) for key in before)
 
 
 def test_every_setting_has_such_a_test(tiny_run):
     config = tiny_run.tiny_config()
-    known = {
-        (None, f.name)
-        for f in fields(config)
-        if f.name not in ("lora", "optimizer", "objective", "preview", "run")
-    }
-    for section in ("lora", "optimizer", "objective", "run"):
+    known = {(None, f.name) for f in fields(config) if f.name not in SECTIONS}
+    for section in SECTIONS:
         known |= {(section, f.name) for f in fields(getattr(config, section))}
+    whole = {section for section, name in ELSEWHERE if name == "*"}
+    known = {(s, "*") if s in whole else (s, name) for s, name in known}
     assert known == CHANGES.keys() | ELSEWHERE
+
+
+def test_checkpoints_come_by_epochs_of_what_is_trained_on(tiny_run, tmp_path):
+    values = {"validation": {"validation_share": 0.2}, "run": {"save_every_epochs": 1, "save_every": 1}}
+    tiny_run.run_tiny(tmp_path, steps=9, **values)
+    assert names(tmp_path) == [f"cat-step{n:06d}.safetensors" for n in (4, 8)] + ["cat.safetensors"]
 
 
 @pytest.mark.parametrize(("setting", "says"), [("on", "transformer blocks (as set)")])

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 from sdxl_trainer.trainer.run_report import RunOutcome, describe_arithmetic, describe_run
+from sdxl_trainer.trainer.validation import HeldOutLosses
 
 OUTCOME = RunOutcome(
     name="cat",
@@ -38,8 +39,8 @@ def test_skipped_steps_and_a_reload_are_told(tiny_run, tmp_path):
     assert "3 steps were skipped" in describe_run(
         replace(OUTCOME, num_skipped=3), tiny_run.tiny_config(), dataset
     )
-    reloaded = describe_run(replace(OUTCOME, trained_steps=0), tiny_run.tiny_config(), dataset)
-    assert "nothing was trained" in reloaded
+    reloaded = describe_run(replace(OUTCOME, trained_steps=0, steps=6), tiny_run.tiny_config(), dataset)
+    assert "finished before (6 steps): the file was reloaded, nothing was trained" in reloaded
     assert "arithmetic" not in reloaded
 
 
@@ -49,3 +50,23 @@ def test_arithmetic_counts_repeats_batches_and_accumulation(tiny_run, tmp_path):
     assert describe_arithmetic(config, dataset) == (
         "5 pictures, 20 samples an epoch / batch 2 x 2 = 5 steps an epoch; 10 steps = 2.0 epochs"
     )
+
+
+def test_an_early_end_and_the_best_step_are_told(tiny_run, tmp_path):
+    losses = HeldOutLosses(
+        last_step=4, last_loss=0.3, base_loss=0.5, best_step=2, best_loss=0.2, since_best=2
+    )
+    outcome = replace(OUTCOME, steps=4, held_out=losses, has_best_file=True)
+    config = tiny_run.tiny_config(validation={"validation_share": 0.2, "early_stop_patience": 2})
+    report = describe_run(outcome, config, tiny_run.tiny_dataset(tmp_path))
+    assert "ended at step 4 of 6: the held-out loss had not fallen for 2 measurements" in report
+    assert "try checkpoint_step 2 in Apply LoRA" in report
+
+
+def test_kind_optimizer_and_the_rate_that_0_stands_for_are_told(tiny_run, tmp_path):
+    config = tiny_run.tiny_config(
+        lora={"adapter": "dora"}, optimizer={"optimizer": "lion", "learning_rate": 0.0}
+    )
+    lines = describe_run(OUTCOME, config, tiny_run.tiny_dataset(tmp_path)).splitlines()
+    assert lines[0].startswith("DoRA 'cat' for sdxl.safetensors")
+    assert lines[2].startswith("lion, learning rate 2e-05 constant with warmup")

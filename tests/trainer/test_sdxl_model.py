@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import json
 import shutil
@@ -14,9 +15,10 @@ from sdxl_trainer.trainer.conditioning import (
     stack_conditions,
     stack_time_ids,
 )
-from sdxl_trainer.trainer.config import ObjectiveConfig, PreviewConfig
+from sdxl_trainer.trainer.config import NoiseConfig, ObjectiveConfig, PreviewConfig
 from sdxl_trainer.trainer.errors import InputError
-from sdxl_trainer.trainer.objective import denoising_losses, draw_noise
+from sdxl_trainer.trainer.noise_draw import draw_noise
+from sdxl_trainer.trainer.objective import denoising_losses
 from sdxl_trainer.trainer.sdxl_model import HeadlessSDXL
 
 CAPTIONS = ["a large red circle on a blue background", ""]
@@ -112,13 +114,11 @@ def test_encoders_make_room_for_the_denoiser(stand_in_folder):
 
 def test_gradients_flow_through_the_denoiser_into_an_adapter(folder_model):
     embeds, pooled = stack_conditions(folder_model.encode_captions(CAPTIONS))
-    noise, timesteps = draw_noise((2, 4, 16, 16), 0, 0, 1000)
-    batch = Batch(noise * 0.3, embeds, pooled, stack_time_ids([inference_time_ids((128, 128))] * 2))
+    draw = draw_noise((2, 4, 16, 16), 0, 0, NoiseConfig(), 1000)
+    batch = Batch(draw.noise * 0.3, embeds, pooled, stack_time_ids([inference_time_ids((128, 128))] * 2))
     with folder_model.open_denoiser(0) as denoiser:
         weight = denoiser.unet.mid_block.attentions[0].proj_in.weight.requires_grad_(True)
-        losses = denoising_losses(
-            denoiser.predict, batch, noise, timesteps, denoiser.schedule, ObjectiveConfig()
-        )
+        losses = denoising_losses(denoiser.predict, batch, draw, denoiser.schedule, ObjectiveConfig())
         losses.mean().backward()
         assert losses.shape == (2,)
         assert weight.grad.abs().sum() > 0
@@ -251,3 +251,26 @@ def test_a_lora_file_changes_the_samples(folder_model, tmp_path):
 
     assert ImageChops.difference(plain, changed).getbbox() is not None
     assert ImageChops.difference(plain, after).getbbox() is None
+
+
+def test_pictures_in_the_middle_of_a_run_are_those_of_the_file_afterwards(folder_model, tmp_path):
+    preview = PreviewConfig(steps=2, guidance=3.0)
+    encoded = folder_model.encode_prompts(["a red circle", "a blue square"], "blurry")
+    with folder_model.open_denoiser(0) as denoiser:
+        plain = folder_model.draw(denoiser, encoded, preview, (64, 64))
+        again = folder_model.draw(denoiser, encoded, preview, (64, 64))
+    sampled = folder_model.sample(
+        ["a red circle", "a blue square"], dataclasses.replace(preview, negative="blurry"), 64, 64
+    )
+    assert [picture.size for picture in plain] == [(64, 64)] * 2
+    assert [p.tobytes() for p in plain] == [p.tobytes() for p in again] == [p.tobytes() for p in sampled]
+
+
+@pytest.mark.parametrize("values", [{"sampler": "dpmpp_2m"}, {"scheduler": "karras"}])
+def test_a_sampler_that_only_comfyui_has_is_refused_with_those_there_are(folder_model, values):
+    encoded = folder_model.encode_prompts(["a red circle"], "")
+    with (
+        folder_model.open_denoiser(0) as denoiser,
+        pytest.raises(InputError, match=r"without ComfyUI there are only 'euler' and 'normal'"),
+    ):
+        folder_model.draw(denoiser, encoded, PreviewConfig(**values), (64, 64))

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import math
 import os
@@ -27,6 +28,28 @@ def test_bar_shows_phase_steps_and_loss(monkeypatch):
     assert "encoding pictures: 100%" in shown
     assert "10/10" in shown
     assert "loss 0.5000, rate 1.0e-04" in shown
+
+
+def test_what_happens_on_the_way_is_a_line_each(monkeypatch, capsys, tmp_path):
+    listener = TerminalListener()
+    listener.checkpoint(5, tmp_path / "cat-step000005.safetensors")
+    listener.validation(5, 0.25, True)
+    listener.validation(6, 0.5, False)
+    listener.preview(6, [tmp_path / "step-000006-00.png", tmp_path / "step-000006-01.png"])
+    assert capsys.readouterr().out.splitlines() == [
+        "step 5: wrote cat-step000005.safetensors",
+        "step 5: held-out loss 0.2500, the lowest so far",
+        "step 6: held-out loss 0.5000",
+        "step 6: drew step-000006-00.png, step-000006-01.png",
+    ]
+
+
+def test_the_rate_shown_is_the_one_that_moves_the_weights(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    listener = TerminalListener()
+    listener.step(dataclasses.replace(a_step(10), learning_rate=1.0, effective_learning_rate=2e-5))
+    listener.close()
+    assert "rate 2.0e-05" in sys.stderr.getvalue()
 
 
 def test_first_interrupt_asks_and_the_second_ends_at_once():

@@ -3,8 +3,8 @@
 `python tiny_run.py FOLDER STEPS SAVE_EVERY` trains on FOLDER/pictures and writes into FOLDER.
 """
 
-import copy
 import hashlib
+import pickle
 import sys
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,26 +22,23 @@ if "sdxl_trainer" not in sys.modules:
 
 from diffusers import UNet2DConditionModel  # noqa: E402
 from sdxl_trainer.trainer.conditioning import TextCondition  # noqa: E402
-from sdxl_trainer.trainer.config import (  # noqa: E402
-    DatasetConfig,
-    LoRAConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    RunConfig,
-    TrainConfig,
-)
+from sdxl_trainer.trainer.config import SECTIONS, DatasetConfig, TrainConfig  # noqa: E402
 from sdxl_trainer.trainer.dataset import load_dataset  # noqa: E402
 from sdxl_trainer.trainer.events import SilentListener  # noqa: E402
 from sdxl_trainer.trainer.model import Denoiser  # noqa: E402
 from sdxl_trainer.trainer.noise_schedule import NoiseSchedule  # noqa: E402
 from sdxl_trainer.trainer.run import Job, train  # noqa: E402
+from sdxl_trainer.trainer.run_folder import RunFiles  # noqa: E402
+from sdxl_trainer.trainer.sampling import sample_latents  # noqa: E402
 
 TEXT_WIDTH, POOLED_WIDTH = 16, 8
+SIZE = (64, 64)
+"""(width, height) of the bucket that holds most of `draw_pictures`."""
 
 
 def tiny_unet(dtype=torch.float32):
     """The shape of SDXL with one layer of everything, random but always the same."""
-    return copy.deepcopy(_tiny_unet(dtype))
+    return pickle.loads(_tiny_unet(dtype))  # half the time of a deep copy
 
 
 @lru_cache
@@ -63,7 +60,7 @@ def _tiny_unet(dtype):
             use_linear_projection=True,
             norm_num_groups=8,
         )
-    return unet.to(dtype).eval().requires_grad_(False)
+    return pickle.dumps(unet.to(dtype).eval().requires_grad_(False))
 
 
 class TinyModel:
@@ -98,6 +95,15 @@ class TinyModel:
             torch.randn(POOLED_WIDTH, generator=generator),
         )
 
+    def encode_prompts(self, prompts, negative):
+        return [self._condition(text) for text in [*prompts, negative]]
+
+    def draw(self, denoiser, encoded_prompts, preview, size):
+        *prompts, negative = encoded_prompts
+        latents = sample_latents(denoiser, prompts, negative, preview, size)
+        levels = (latents[:, :3].tanh() * 127 + 128).to(torch.uint8)
+        return [Image.fromarray(row.permute(1, 2, 0).numpy()) for row in levels]
+
     @contextmanager
     def open_denoiser(self, activation_bytes):
         self.times_opened += 1
@@ -110,6 +116,7 @@ class StopAfter(SilentListener):
     def __init__(self, step=10**9):
         self.stop_at = step
         self.reports, self.files, self.phases = [], [], []
+        self.measured, self.drawn = [], []
 
     def phase(self, name, done, total):
         self.phases.append((name, done, total))
@@ -120,6 +127,12 @@ class StopAfter(SilentListener):
     def checkpoint(self, step, lora_path):
         self.files.append((step, lora_path.name))
 
+    def validation(self, step, loss, is_best):
+        self.measured.append((step, loss, is_best))
+
+    def preview(self, step, pictures):
+        self.drawn.append((step, [path.name for path in pictures]))
+
     def should_stop(self):
         return bool(self.reports) and self.reports[-1].step >= self.stop_at
 
@@ -128,10 +141,10 @@ class StopAfter(SilentListener):
         return [report.loss for report in self.reports]
 
 
-def draw_pictures(folder, number=5, captions=None):
+def draw_pictures(folder, number=5, captions=None, seed=3):
     """Seeded noise of two shapes, so that there are two buckets."""
     folder.mkdir(parents=True, exist_ok=True)
-    chance = np.random.default_rng(3)
+    chance = np.random.default_rng(seed)
     for index in range(number):
         height = 64 if index % 3 else 128
         values = chance.integers(0, 255, (height, 64, 3), dtype=np.uint8)
@@ -147,32 +160,34 @@ def tiny_dataset(folder, **values):
     return load_dataset(folder / "pictures", DatasetConfig(**{"resolution": 64, "bucket_step": 32, **values}))
 
 
-SECTIONS = {
-    "lora": LoRAConfig(rank=2, targets="attention"),
-    "optimizer": OptimizerConfig(learning_rate=1e-2),
-    "objective": ObjectiveConfig(),
-    "run": RunConfig(save_every=0),
+DEFAULTS = {
+    "lora": {"rank": 2, "targets": "attention"},
+    "optimizer": {"learning_rate": 1e-2},
+    "run": {"save_every": 0},
 }
 
 
 def tiny_config(**values):
     """`lora={"rank": 4}` changes one value of a section."""
-    sections = {name: {**_values(section), **values.pop(name, {})} for name, section in SECTIONS.items()}
-    built = {name: type(SECTIONS[name])(**section) for name, section in sections.items()}
-    return TrainConfig(**{"name": "cat", "steps": 6, **values, **built})
+    sections = {
+        name: kind(**{**DEFAULTS.get(name, {}), **values.pop(name, {})}) for name, kind in SECTIONS.items()
+    }
+    return TrainConfig(**{"name": "cat", "steps": 6, **values, **sections})
 
 
-def _values(section):
-    return {name: getattr(section, name) for name in type(section).__dataclass_fields__}
-
-
-def tiny_job(folder, dataset=None, **values):
+def tiny_job(folder, dataset=None, initial_lora=None, **values):
     return Job(
         config=tiny_config(**values),
         dataset=dataset or tiny_dataset(folder),
         loras_folder=folder / "loras",
         run_folder=folder / "runs",
+        initial_lora=initial_lora,
     )
+
+
+def tiny_files(folder):
+    """The files of `run_tiny` in this folder."""
+    return RunFiles("cat", folder / "loras", folder / "runs" / "cat")
 
 
 def run_tiny(folder, listener=None, model=None, **values):
