@@ -60,6 +60,7 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
     with torch.inference_mode(False), torch.enable_grad():
         name = check_run_name(job.config.name)
         require_optimizer(job.config.optimizer.optimizer, model.device)
+        check_combinations(job.config, job.dataset)  # again with the model's schedule, once it is open
         pictures = RunPictures.of(job.dataset, job.config)
         milestones = Milestones.of(job.config, pictures.steps_per_epoch(job.config))
         identity = _identity(job, model, milestones)

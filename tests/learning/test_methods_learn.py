@@ -182,7 +182,7 @@ def test_over_training_turns_the_held_out_loss_up_and_the_proposed_checkpoint_li
     held_out = trained.result.held_out
     assert 0 < held_out.best_step < 300 == held_out.last_step
     assert held_out.best_loss < held_out.base_loss
-    assert held_out.last_loss > 1.5 * held_out.best_loss
+    assert held_out.last_loss > 1.2 * held_out.best_loss
     assert f"try checkpoint_step {held_out.best_step}" in trained.result.report
     proposed = trained.result.lora_path.with_name(f"over-trained-step{held_out.best_step:06d}.safetensors")
     assert proposed.is_file()
