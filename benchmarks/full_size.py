@@ -78,9 +78,9 @@ def train_on(model: Any, clip: Any, vae: Any, options: argparse.Namespace) -> tu
     """Train as the node does; returns the result, seconds of each step, bytes held when training began."""
     from sdxl_trainer.nodes.comfy_bridge.host_model import HostModel
     from sdxl_trainer.trainer.config import DatasetConfig, LoRAConfig, RunConfig, TrainConfig
-    from sdxl_trainer.trainer.dataset import load_dataset
+    from sdxl_trainer.trainer.data.dataset import load_dataset
     from sdxl_trainer.trainer.events import SilentListener, StepReport
-    from sdxl_trainer.trainer.run import Job, train
+    from sdxl_trainer.trainer.runs.run import Job, train
 
     class Clock(SilentListener):
         seconds: list[float] = []  # noqa: RUF012

@@ -86,9 +86,9 @@ def time_ours(model: Any, clip: Any, vae: Any, options: argparse.Namespace, targ
     """Median seconds a step of our trainer."""
     from sdxl_trainer.nodes.comfy_bridge.host_model import HostModel
     from sdxl_trainer.trainer.config import DatasetConfig, LoRAConfig, RunConfig, TrainConfig
-    from sdxl_trainer.trainer.dataset import load_dataset
+    from sdxl_trainer.trainer.data.dataset import load_dataset
     from sdxl_trainer.trainer.events import SilentListener
-    from sdxl_trainer.trainer.run import Job, train
+    from sdxl_trainer.trainer.runs.run import Job, train
 
     folder = options.scratch / "input" / "noise"
     write_pictures(folder, 2, options.size)

@@ -64,7 +64,7 @@ def _read(lora: Any, lora_name: str, checkpoint_step: int) -> tuple[Mapping[str,
     Raises:
         InputError: nothing is wired or chosen, or there is no such file.
     """
-    from ..trainer.safetensors_file import read_safetensors
+    from ..trainer.files.safetensors_file import read_safetensors
 
     path = chosen_file(lora, lora_name)
     if path is None and checkpoint_step:

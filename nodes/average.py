@@ -39,8 +39,8 @@ class AverageLoRAs(io.ComfyNode):
     def execute(
         cls, lora_name: str, checkpoints: str, weights: str, name: str, lora: Any = None
     ) -> io.NodeOutput:
-        from ..trainer.averaged_file import write_average
-        from ..trainer.lora_file import read_lora
+        from ..trainer.files.averaged_file import write_average
+        from ..trainer.files.lora_file import read_lora
 
         path = chosen_file(lora, lora_name)
         if path is None:

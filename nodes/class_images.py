@@ -26,7 +26,7 @@ from .comfy_bridge.progress import report_progress
 from .widgets import CATEGORY, DATASET, hidden_value, mark_advanced
 
 if TYPE_CHECKING:
-    from ..trainer.dataset import TrainingSet
+    from ..trainer.data.dataset import TrainingSet
 
 DEFAULT_FOLDER = "class_images"
 DEFAULT_COUNT = 100
@@ -66,7 +66,7 @@ class ClassImages(io.ComfyNode):
     def fingerprint_inputs(
         cls, folder: str = NEW_FOLDER, new_folder: str = DEFAULT_FOLDER, **others: Any
     ) -> str:
-        from ..trainer.dataset import folder_fingerprint
+        from ..trainer.data.dataset import folder_fingerprint
 
         place, _ = class_folder(folder, new_folder)
         return folder_fingerprint(place, DatasetConfig()) if place.is_dir() else "no folder yet"
@@ -84,9 +84,9 @@ class ClassImages(io.ComfyNode):
         vae: Any = None,
         **drawing: Any,
     ) -> io.NodeOutput:
-        from ..trainer.class_images import missing_class_images, require_apart
-        from ..trainer.contact_sheet import dataset_sheet
-        from ..trainer.dataset_report import describe
+        from ..trainer.data.class_images import missing_class_images, require_apart
+        from ..trainer.data.contact_sheet import dataset_sheet
+        from ..trainer.data.dataset_report import describe
 
         place, shown = class_folder(folder, new_folder)
         node_id = hidden_value(cls, "unique_id")
@@ -206,7 +206,7 @@ class _Drawing:
     def __init__(
         self, wired: dict[str, Any], config: PreviewConfig, class_prompt: str, dataset: "TrainingSet"
     ) -> None:
-        from ..trainer.class_images import class_image_size
+        from ..trainer.data.class_images import class_image_size
 
         require_sdxl(wired["model"], wired["clip"], wired["vae"])
         require_sampler(config)
@@ -217,7 +217,7 @@ class _Drawing:
 
     def draw(self, folder: Path, missing: int, node_id: str | None) -> None:
         """Draw and save one by one; Cancel ends it between two, or within one, and keeps what is saved."""
-        from ..trainer.class_images import class_image_seed, next_class_image, save_class_image
+        from ..trainer.data.class_images import class_image_seed, next_class_image, save_class_image
 
         report = report_progress("drawing class images", node_id)
         report(0, missing)
@@ -234,9 +234,9 @@ class _Drawing:
 def _with_class_images(
     dataset: "TrainingSet", place: Path, class_prompt: str, node_id: str | None
 ) -> "TrainingSet":
-    from ..trainer.class_images import class_dataset_config
-    from ..trainer.dataset import load_dataset
-    from ..trainer.dataset_sets import with_class_images
+    from ..trainer.data.class_images import class_dataset_config
+    from ..trainer.data.dataset import load_dataset
+    from ..trainer.data.dataset_sets import with_class_images
 
     if not place.is_dir():
         raise InputError(

@@ -108,7 +108,7 @@ def _comparison(fields: dict[str, Any]) -> Comparison:
 
 
 def _sheet(comparison: Comparison, images: torch.Tensor) -> torch.Tensor:
-    from ..trainer.contact_sheet import SheetStyle, contact_sheet
+    from ..trainer.data.contact_sheet import SheetStyle, contact_sheet
     from .comfy_bridge.preview import to_pictures
 
     columns, preview = len(comparison.column_titles), comparison.preview

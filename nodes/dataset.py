@@ -70,15 +70,15 @@ class LoadDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **fields: Any) -> str:
-        from ..trainer.dataset import folder_fingerprint
+        from ..trainer.data.dataset import folder_fingerprint
 
         return folder_fingerprint(dataset_folder(folder), DatasetConfig(**fields))
 
     @classmethod
     def execute(cls, folder: str, **fields: Any) -> io.NodeOutput:
-        from ..trainer.contact_sheet import dataset_sheet
-        from ..trainer.dataset import load_dataset
-        from ..trainer.dataset_report import describe
+        from ..trainer.data.contact_sheet import dataset_sheet
+        from ..trainer.data.dataset import load_dataset
+        from ..trainer.data.dataset_report import describe
 
         config = DatasetConfig(**fields)
         root = dataset_folder(folder)

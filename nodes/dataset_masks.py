@@ -11,7 +11,7 @@ from .comfy_bridge.progress import report_progress
 from .widgets import CATEGORY, DATASET, hidden_value
 
 if TYPE_CHECKING:
-    from ..trainer.dataset import TrainingSet
+    from ..trainer.data.dataset import TrainingSet
 
 Source = Literal["alpha", "mask"]
 UNUSED_MASK = "The wired mask is not used, because source is alpha."
@@ -65,9 +65,9 @@ class DatasetMasks(io.ComfyNode):
     def execute(
         cls, dataset: "TrainingSet", source: str, mask: torch.Tensor | None = None, **_: Any
     ) -> io.NodeOutput:
-        from ..trainer.contact_sheet import dataset_sheet
-        from ..trainer.dataset_report import describe
-        from ..trainer.dataset_sets import with_masks
+        from ..trainer.data.contact_sheet import dataset_sheet
+        from ..trainer.data.dataset_report import describe
+        from ..trainer.data.dataset_sets import with_masks
 
         progress = report_progress("reading masks", hidden_value(cls, "unique_id"))
         if source == "alpha":

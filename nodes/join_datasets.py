@@ -7,9 +7,9 @@ from comfy_api.latest import io
 from .widgets import CATEGORY, DATASET
 
 if TYPE_CHECKING:
-    from ..trainer.dataset import TrainingSet
+    from ..trainer.data.dataset import TrainingSet
 
-# those of trainer/dataset_sets.py, which imports torch; a test holds them equal
+# those of trainer/data/dataset_sets.py, which imports torch; a test holds them equal
 LEAST, MOST = 0.01, 100.0
 
 
@@ -44,8 +44,8 @@ class JoinDatasets(io.ComfyNode):
     def execute(
         cls, dataset_1: "TrainingSet", dataset_2: "TrainingSet", loss_weight_1: float, loss_weight_2: float
     ) -> io.NodeOutput:
-        from ..trainer.dataset_report import describe
-        from ..trainer.dataset_sets import join_datasets
+        from ..trainer.data.dataset_report import describe
+        from ..trainer.data.dataset_sets import join_datasets
 
         joined = join_datasets([(dataset_1, loss_weight_1), (dataset_2, loss_weight_2)])
         return io.NodeOutput(joined, describe(joined), len(joined.pictures))

@@ -46,7 +46,7 @@ class LoadTrainingSettings(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora_name: str, lora: Any = None) -> io.NodeOutput:
-        from ..trainer.settings_from_lora import settings_of_file
+        from ..trainer.settings.settings_from_lora import settings_of_file
 
         path = chosen_file(lora, lora_name)
         if path is None:

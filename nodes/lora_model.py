@@ -15,6 +15,6 @@ class TrainedLoRA(dict[str, Tensor]):
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    from ..trainer.lora_file import read_lora
+    from ..trainer.files.lora_file import read_lora
 
     return dict(read_lora(path).tensors)

@@ -19,9 +19,9 @@ from .train_inputs import train_inputs, train_outputs
 from .widgets import CATEGORY, hidden_value
 
 if TYPE_CHECKING:
-    from ..trainer.dataset import TrainingSet
-    from ..trainer.lora_file import LoRAFile
-    from ..trainer.run import Result
+    from ..trainer.data.dataset import TrainingSet
+    from ..trainer.files.lora_file import LoRAFile
+    from ..trainer.runs.run import Result
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class TrainSDXLLoRA(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, preset: str, **fields: Any
     ) -> io.NodeOutput:
-        from ..trainer.presets import Settings, Widgets, explain, resolve
+        from ..trainer.settings.presets import Settings, Widgets, explain, resolve
 
         plugged = {section: fields.pop(f"{section}_settings", None) for section in SECTIONS}
         settings = Settings(**{section: value for section, value in plugged.items() if value is not None})
@@ -87,7 +87,7 @@ class TrainSDXLLoRA(io.ComfyNode):
         cls, host: HostModel, dataset: "TrainingSet", config: TrainConfig, initial_lora: "LoRAFile | None"
     ) -> "Result":
         """Run to the end, or save and pass Cancel on to ComfyUI."""
-        from ..trainer.run import Job, train
+        from ..trainer.runs.run import Job, train
 
         job = Job(
             config=config,
@@ -114,7 +114,7 @@ def _initial_lora(wired: Any) -> "LoRAFile | None":
     """
     if not wired:
         return None
-    from ..trainer.lora_file import LoRAFile, read_lora
+    from ..trainer.files.lora_file import LoRAFile, read_lora
 
     path = lora_file(wired) if isinstance(wired, str) else getattr(wired, "path", None)
     return read_lora(path) if path else LoRAFile(dict(wired), {})
@@ -122,7 +122,7 @@ def _initial_lora(wired: Any) -> "LoRAFile | None":
 
 def _samples(model: Any, clip: Any, vae: Any, dataset: Any, config: TrainConfig) -> tuple[torch.Tensor, str]:
     """IMAGE batch drawn with the LoRA, and a sentence for the report when it could not be drawn."""
-    from ..trainer.previews import most_frequent_size, preview_prompts
+    from ..trainer.runs.previews import most_frequent_size, preview_prompts
 
     prompts = preview_prompts(config.preview, dataset)
     size = (

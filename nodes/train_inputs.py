@@ -42,7 +42,7 @@ def _sockets() -> list[io.Input]:
 
 
 def _length_widgets() -> list[io.Input]:
-    from ..trainer.presets import PRESETS
+    from ..trainer.settings.presets import PRESETS
 
     return [
         io.String.Input(

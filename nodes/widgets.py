@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from comfy_api.latest import io
 
 from ..trainer.config import MAX_SEED, SECTIONS
-from ..trainer.objective_config import LAST_TIMESTEP
+from ..trainer.settings.objective_config import LAST_TIMESTEP
 
 CATEGORY = "SDXL Trainer"
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from environment import ComfyUI, SetupError, comfy_environment, find_comfyui, make_environment  # noqa: E402
 
 NO_TESTS_COLLECTED = 5  # pytest's exit status
+MOST_WORKERS = 4  # each takes 1 GB
 
 
 def run_pytest(python: Path, options: Sequence[str], variables: Mapping[str, str]) -> Counter[str]:
@@ -91,7 +92,9 @@ def main() -> int:
     if not hosts:
         print("No ComfyUI found: the host tests are skipped. Set COMFYUI_PATH to its folder to run them.")
     default = "not host and not learning" if hosts else "not learning"
-    counts = run_pytest(python, ["-m", default, *options], {})
+    counts = run_pytest(
+        python, ["-m", default, "-n", str(min(MOST_WORKERS, os.cpu_count() or 1)), *options], {}
+    )
     announce("learning")
     counts += run_pytest(python, ["-m", "learning", *options], {})
     for comfy in hosts:

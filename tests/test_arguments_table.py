@@ -128,7 +128,7 @@ def test_rows_are_whole(row):
 
 
 def test_the_presets_it_names_are_the_recipes():
-    from sdxl_trainer.trainer.presets import PRESETS
+    from sdxl_trainer.trainer.settings.presets import PRESETS
 
     text = (ROOT / "docs/arguments.md").read_text("utf-8").partition("Three habits")[0]
     assert set(re.findall(r"`([a-z_]+)`", text)) == set(PRESETS) - {"person", "character", "style", "object"}

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import torch
 
-from .chosen_settings import Chosen, choose_settings
 from .command_line import build_parser
 from .config import PreviewConfig
-from .contact_sheet import SheetStyle, contact_sheet
-from .dataset import TrainingSet, load_dataset
-from .dataset_report import describe
-from .dataset_sets import with_masks
+from .data.contact_sheet import SheetStyle, contact_sheet
+from .data.dataset import TrainingSet, load_dataset
+from .data.dataset_report import describe
+from .data.dataset_sets import with_masks
 from .errors import CancelledError, InputError
-from .headless_class_images import ClassFolder, add_class_images
-from .lora_file import read_lora
-from .presets import explain, resolve
-from .run import Job, Result, train
-from .sdxl_model import HeadlessSDXL
+from .files.lora_file import read_lora
+from .runs.headless_class_images import ClassFolder, add_class_images
+from .runs.run import Job, Result, train
+from .sdxl.sdxl_model import HeadlessSDXL
+from .settings.chosen_settings import Chosen, choose_settings
+from .settings.presets import explain, resolve
 from .terminal import TerminalListener, stop_on_interrupt
 
 SDXL_RESOLUTION = 1024

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from .config import AdapterKind, LRSchedule, OptimizerName, Precision, Resume, Targets
-from .presets import PRESETS
+from .settings.presets import PRESETS
 
 STAND_IN = Path(__file__).resolve().parents[1] / "assets" / "tiny_sdxl"
 DESCRIPTION = "Train a LoRA from the command line: `python -m trainer --data FOLDER`."

@@ -9,13 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from .config_checks import MAX_SEED, between, one_of, refuse
-from .dataset_config import Crop, DatasetConfig
 from .errors import InputError
-from .lora_config import AdapterKind, Blocks, LoRAConfig, Targets
-from .objective_config import NoiseConfig, ObjectiveConfig, PriorConfig, SizeConditioning
-from .optimizer_config import LRSchedule, OptimizerConfig, OptimizerName, ProdigyConfig, ScheduleConfig
-from .run_config import (
+from .settings.config_checks import MAX_SEED, between, one_of, refuse
+from .settings.dataset_config import Crop, DatasetConfig
+from .settings.lora_config import AdapterKind, Blocks, LoRAConfig, Targets
+from .settings.objective_config import NoiseConfig, ObjectiveConfig, PriorConfig, SizeConditioning
+from .settings.optimizer_config import (
+    LRSchedule,
+    OptimizerConfig,
+    OptimizerName,
+    ProdigyConfig,
+    ScheduleConfig,
+)
+from .settings.run_config import (
     Checkpointing,
     LoggingConfig,
     Precision,

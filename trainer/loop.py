@@ -12,13 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .conditioning import Batch
+from .diffusion.conditioning import Batch
+from .diffusion.noise_draw import NoiseDraw, draw_noise
+from .diffusion.objective import denoising_losses, preservation_losses
 from .errors import InputError
 from .events import StepReport
-from .lr_schedule import learning_rate_at
 from .memory_plan import LEVELS, checkpoint_modules, empty_cache, free_bytes
-from .noise_draw import NoiseDraw, draw_noise
-from .objective import denoising_losses, preservation_losses
+from .optimization.lr_schedule import learning_rate_at
 from .step_figures import UnreadFigures
 from .training import Training
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import Checkpointing, LoRAConfig, Targets, TrainConfig
-from .dataset import TrainingSet
+from .data.dataset import TrainingSet
 
 GIB = 2**30
 

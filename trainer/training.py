@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .batches import BatchPlan
+from .adapter.lora import Adapter
 from .config import TrainConfig
-from .encoded_dataset import EncodedDataset
-from .lora import Adapter
-from .loss_scale import LossScale
+from .data.batches import BatchPlan
+from .data.encoded_dataset import EncodedDataset
 from .memory_plan import MemoryPlan
-from .model import Denoiser
-from .optimizers import AdapterOptimizer
-from .weight_average import WeightAverage
+from .optimization.loss_scale import LossScale
+from .optimization.optimizers import AdapterOptimizer
+from .optimization.weight_average import WeightAverage
+from .sdxl.model import Denoiser
 
 READ_EVERY = 10
 LOSSES_KEPT = 100

@@ -12,7 +12,7 @@ import torch
 from ...trainer.errors import InputError
 
 if TYPE_CHECKING:
-    from ...trainer.conditioning import TextCondition
+    from ...trainer.diffusion.conditioning import TextCondition
 
 
 def literal_prompt(caption: str) -> str:
@@ -36,7 +36,7 @@ def encode_captions(clip: Any, captions: Sequence[str], widths: tuple[int, int])
     Raises:
         InputError: the pair's widths do not fit the UNet.
     """
-    from ...trainer.conditioning import TextCondition
+    from ...trainer.diffusion.conditioning import TextCondition
 
     encoded = []
     for caption in captions:

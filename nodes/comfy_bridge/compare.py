@@ -128,7 +128,7 @@ def _patched(
     plain: EncodedPrompts,
 ) -> tuple[Any, EncodedPrompts]:
     """MODEL with one file at one strength, and the prompts, encoded anew where the file holds CLIP layers."""
-    from ...trainer.safetensors_file import read_safetensors
+    from ...trainer.files.safetensors_file import read_safetensors
 
     if path is None:
         return model, plain

@@ -22,9 +22,9 @@ from .unet_view import TIME_ID_CHANNELS, build_view, drop_weights
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ...trainer.conditioning import TextCondition
     from ...trainer.config import PreviewConfig
-    from ...trainer.model import Denoiser
+    from ...trainer.diffusion.conditioning import TextCondition
+    from ...trainer.sdxl.model import Denoiser
 
 # what changes the UNet's forward in sampling, and has no place in training
 OPTION_KEYS = ("patches", "patches_replace", "optimized_attention_override", "wrappers", "callbacks")
@@ -94,7 +94,7 @@ class HostModel:
         Raises:
             InputError: the device is too small, or the weights are of an unknown format.
         """
-        from ...trainer.model import Denoiser
+        from ...trainer.sdxl.model import Denoiser
 
         with torch.inference_mode(False), torch.enable_grad():
             resident = load_resident(self._model, self._precision, activation_bytes)

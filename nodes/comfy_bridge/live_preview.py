@@ -18,7 +18,7 @@ from ...trainer.config import PreviewConfig
 from .preview import EncodedPrompts, decode_latents, require_sampler, sample_latents, to_pictures
 
 if TYPE_CHECKING:
-    from ...trainer.model import Denoiser
+    from ...trainer.sdxl.model import Denoiser
 
 
 def draw_live(
@@ -65,14 +65,14 @@ class _LiveUNet:
     """The trainer's view in the place of `BaseModel.apply_model`: noisy latents in, denoised ones out."""
 
     def __init__(self, patcher: Any, denoiser: "Denoiser", size: tuple[int, int]) -> None:
-        from ...trainer.conditioning import inference_time_ids
+        from ...trainer.diffusion.conditioning import inference_time_ids
 
         self._sampling = patcher.get_model_object("model_sampling")
         self._denoiser = denoiser
         self._time_ids = inference_time_ids(size)
 
     def __call__(self, _: Any, arguments: dict[str, Any]) -> Tensor:
-        from ...trainer.conditioning import Batch, stack_time_ids
+        from ...trainer.diffusion.conditioning import Batch, stack_time_ids
 
         comfy.model_management.throw_exception_if_processing_interrupted()
         conditions = arguments["c"]

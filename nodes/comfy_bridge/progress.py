@@ -109,7 +109,7 @@ def _side_by_side(pictures: Sequence[Path]) -> "Image.Image":
     """All pictures of one step in one."""
     from PIL import Image
 
-    from ...trainer.contact_sheet import SheetStyle, contact_sheet
+    from ...trainer.data.contact_sheet import SheetStyle, contact_sheet
 
     opened = []
     for path in pictures:

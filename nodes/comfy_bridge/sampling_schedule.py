@@ -8,7 +8,7 @@ from comfy import model_sampling
 from ...trainer.errors import InputError
 
 if TYPE_CHECKING:
-    from ...trainer.noise_schedule import NoiseSchedule
+    from ...trainer.diffusion.noise_schedule import NoiseSchedule
 
 NUM_TIMESTEPS = 1000
 
@@ -21,7 +21,7 @@ def noise_schedule(model: Any) -> "NoiseSchedule":
     Raises:
         InputError: a sampling that SDXL training does not know (CosXL's, LCM, x0, flow), by name.
     """
-    from ...trainer.noise_schedule import NoiseSchedule
+    from ...trainer.diffusion.noise_schedule import NoiseSchedule
 
     sampling = model.get_model_object("model_sampling")
     kind = prediction_type(sampling)

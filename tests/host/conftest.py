@@ -87,9 +87,9 @@ def kept_loras(stand_in, loras_folder):
     """cat.safetensors and its checkpoints of steps 2 and 4, random and ever stronger; their folder."""
     import torch
     from sdxl_trainer.nodes.comfy_bridge.host_model import HostModel
+    from sdxl_trainer.trainer.adapter.lora import attach_adapter
     from sdxl_trainer.trainer.config import LoRAConfig
-    from sdxl_trainer.trainer.lora import attach_adapter
-    from sdxl_trainer.trainer.lora_file import write_lora
+    from sdxl_trainer.trainer.files.lora_file import write_lora
 
     config = LoRAConfig(rank=4, alpha=2.0)
     generator = torch.Generator().manual_seed(5)

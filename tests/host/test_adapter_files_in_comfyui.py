@@ -35,8 +35,8 @@ def _no_inference_mode():
 def trained_adapter(unet, dtype=torch.float32, **settings):
     import copy
 
+    from sdxl_trainer.trainer.adapter.lora import attach_adapter
     from sdxl_trainer.trainer.config import LoRAConfig
-    from sdxl_trainer.trainer.lora import attach_adapter
 
     unet = copy.deepcopy(unet)
     for parameter in unet.parameters():
@@ -52,7 +52,7 @@ def trained_adapter(unet, dtype=torch.float32, **settings):
 
 
 def written(adapter, path, precision):
-    from sdxl_trainer.trainer.lora_file import write_lora
+    from sdxl_trainer.trainer.files.lora_file import write_lora
 
     write_lora(path, adapter.state_dict(), adapter.config, {}, STAND_IN_LAYERS, precision)
     return path
@@ -63,7 +63,7 @@ def changed_by_comfyui(host_model, adapter, file, strength=1.0):
     import comfy.lora
     import comfy.lora_convert
     import comfy.utils
-    from sdxl_trainer.trainer.lora_names import to_kohya_names
+    from sdxl_trainer.trainer.files.lora_names import to_kohya_names
 
     places = comfy.lora.model_lora_keys_unet(host_model.model, {})
     tensors = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(str(file)))
@@ -130,7 +130,7 @@ def test_other_scales_and_ranks_reach_the_file(stand_in_unet, host_model, tmp_pa
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_layers_act_as_their_file_says(stand_in_unet, host_model, tmp_path, kind, precision):
     """The file in bfloat16 holds what the layers multiply with; in half precision, what was trained."""
-    from sdxl_trainer.trainer.adapter_parts import updated
+    from sdxl_trainer.trainer.adapter.adapter_parts import updated
 
     adapter = trained_adapter(
         stand_in_unet, torch.bfloat16, adapter=kind, rank=4, alpha=6.0, targets="attention+ff+conv"
@@ -186,8 +186,8 @@ def test_the_unet_answers_as_the_one_that_comfyui_patched(stand_in_unet, host_mo
 def test_merging_here_is_patching_there(stand_in_unet, host_model, tmp_path, kind, strength):
     import copy
 
-    from sdxl_trainer.trainer.lora_file import read_lora
-    from sdxl_trainer.trainer.lora_merge import merge_lora
+    from sdxl_trainer.trainer.files.lora_file import read_lora
+    from sdxl_trainer.trainer.files.lora_merge import merge_lora
 
     adapter = trained_adapter(stand_in_unet, adapter=kind, rank=4, alpha=2.0)
     file = written(adapter, tmp_path / "a.safetensors", "fp16")
@@ -202,7 +202,7 @@ def test_merging_here_is_patching_there(stand_in_unet, host_model, tmp_path, kin
 def test_the_bridge_counts_every_key(stand_in, stand_in_unet, tmp_path, kind):
     from sdxl_trainer.nodes.comfy_bridge.lora_patches import check_keys
     from sdxl_trainer.trainer.errors import InputError
-    from sdxl_trainer.trainer.safetensors_file import read_safetensors
+    from sdxl_trainer.trainer.files.safetensors_file import read_safetensors
 
     model, clip, _ = stand_in
     adapter = trained_adapter(stand_in_unet, adapter=kind, rank=4, targets="attention+ff+conv")
@@ -217,9 +217,9 @@ def test_the_bridge_counts_every_key(stand_in, stand_in_unet, tmp_path, kind):
 
 
 def test_an_average_patches_as_its_files_do_on_average(stand_in_unet, host_model, tmp_path):
-    from sdxl_trainer.trainer.lora_average import average_loras
-    from sdxl_trainer.trainer.lora_file import read_lora
-    from sdxl_trainer.trainer.safetensors_file import serialize
+    from sdxl_trainer.trainer.files.lora_average import average_loras
+    from sdxl_trainer.trainer.files.lora_file import read_lora
+    from sdxl_trainer.trainer.files.safetensors_file import serialize
 
     adapter = trained_adapter(stand_in_unet, rank=4, alpha=2.0, targets="attention+ff+conv")
     first = written(adapter, tmp_path / "1.safetensors", "fp32")

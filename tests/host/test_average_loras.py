@@ -65,7 +65,7 @@ def test_nothing_is_overwritten_and_the_same_average_is_written_once(average, ke
 
 def test_the_file_says_where_it_comes_from_and_is_no_run_of_its_own(average, kept_loras):
     from safetensors import safe_open
-    from sdxl_trainer.trainer.metadata import SETTINGS_KEY
+    from sdxl_trainer.trainer.files.metadata import SETTINGS_KEY
 
     with safe_open(kept_loras / average("4, final", "1, 2", "mix")[1], "pt") as file:
         metadata = file.metadata()

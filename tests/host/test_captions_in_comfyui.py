@@ -67,7 +67,7 @@ def test_an_embedding_named_in_a_caption_is_not_looked_up(stand_in, literal_prom
 @pytest.mark.parametrize("caption", [*PLAIN, *LITERAL])
 def test_conditions_equal_those_of_the_headless_encoder(stand_in, stand_in_folder, caption):
     from sdxl_trainer.nodes.comfy_bridge.host_model import HostModel
-    from sdxl_trainer.trainer.sdxl_model import HeadlessSDXL
+    from sdxl_trainer.trainer.sdxl.sdxl_model import HeadlessSDXL
 
     (ours,) = HeadlessSDXL.load(stand_in_folder, "cpu", torch.float32).encode_captions([caption])
     (hosts,) = HostModel(*stand_in, "stand-in").encode_captions([caption])

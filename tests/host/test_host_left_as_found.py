@@ -12,8 +12,8 @@ def run(stand_in, example_folder, tmp_path):
     """Train on the stand-in with any listener; returns the Result."""
     from sdxl_trainer.nodes.comfy_bridge.host_model import HostModel
     from sdxl_trainer.trainer.config import DatasetConfig, LoRAConfig, TrainConfig
-    from sdxl_trainer.trainer.dataset import load_dataset
-    from sdxl_trainer.trainer.run import Job, train
+    from sdxl_trainer.trainer.data.dataset import load_dataset
+    from sdxl_trainer.trainer.runs.run import Job, train
 
     dataset = load_dataset(example_folder, DatasetConfig(resolution=128, trigger="zorp"))
 
@@ -182,7 +182,7 @@ def test_latents_equal_vae_encode_times_the_latent_format(stand_in):
 
 def test_the_vae_agrees_with_the_headless_one(stand_in, stand_in_folder):
     from sdxl_trainer.nodes.comfy_bridge.host_model import HostModel
-    from sdxl_trainer.trainer.sdxl_model import HeadlessSDXL
+    from sdxl_trainer.trainer.sdxl.sdxl_model import HeadlessSDXL
 
     pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     hosts = HostModel(*stand_in, "stand-in").encode_pixels(pixels)

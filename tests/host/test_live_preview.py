@@ -27,8 +27,8 @@ def preview():
 
 def moved_adapter(denoiser, kind="lora", scale=0.2):
     """An adapter whose weights are random instead of zero."""
+    from sdxl_trainer.trainer.adapter.lora import attach_adapter
     from sdxl_trainer.trainer.config import LoRAConfig
-    from sdxl_trainer.trainer.lora import attach_adapter
 
     config = LoRAConfig(rank=4, alpha=2.0, targets="attention+ff+conv", adapter=kind)
     adapter = attach_adapter(denoiser.unet, config, seed=3)
@@ -40,7 +40,7 @@ def moved_adapter(denoiser, kind="lora", scale=0.2):
 
 
 def lora_tensors(adapter, config, denoiser, folder):
-    from sdxl_trainer.trainer.lora_file import read_lora, write_lora
+    from sdxl_trainer.trainer.files.lora_file import read_lora, write_lora
 
     layers = denoiser.unet.config["layers_per_block"]
     path = folder / "live.safetensors"
@@ -132,7 +132,7 @@ def test_drawing_leaves_host_randomness_and_training_as_they_were(host, stand_in
 
 def step_still_trains(denoiser, adapter):
     """A forward and backward pass through the view, as the loop does one."""
-    from sdxl_trainer.trainer.conditioning import Batch, inference_time_ids, stack_time_ids
+    from sdxl_trainer.trainer.diffusion.conditioning import Batch, inference_time_ids, stack_time_ids
 
     with torch.inference_mode(False), torch.enable_grad():
         config = denoiser.unet.config

@@ -11,7 +11,7 @@ def trained(loras_folder, kept_loras):
 
     from safetensors.torch import load_file, save_file
     from sdxl_trainer.trainer.config import LoRAConfig, NoiseConfig, TrainConfig
-    from sdxl_trainer.trainer.metadata import SETTINGS_KEY
+    from sdxl_trainer.trainer.files.metadata import SETTINGS_KEY
 
     lora = LoRAConfig(rank=4, alpha=2.0)
     config = TrainConfig(name="cat", steps=9, batch_size=2, lora=lora, noise=NoiseConfig(noise_offset=0.05))

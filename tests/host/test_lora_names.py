@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from sdxl_trainer.trainer.lora import TARGET_NAMES
-from sdxl_trainer.trainer.lora_names import to_kohya_names
+from sdxl_trainer.trainer.adapter.lora import TARGET_NAMES
+from sdxl_trainer.trainer.files.lora_names import to_kohya_names
 
 pytestmark = pytest.mark.host
 

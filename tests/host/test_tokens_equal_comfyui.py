@@ -6,8 +6,8 @@ import string
 
 import pytest
 import torch
-from sdxl_trainer.trainer.sdxl_model import HeadlessSDXL
-from sdxl_trainer.trainer.token_windows import CaptionTokenizer
+from sdxl_trainer.trainer.sdxl.sdxl_model import HeadlessSDXL
+from sdxl_trainer.trainer.sdxl.token_windows import CaptionTokenizer
 
 LETTERS = string.ascii_letters + string.digits
 # the caption must not hold NUL, which ComfyUI uses inside for escaped parentheses

@@ -18,7 +18,7 @@ def folders(tmp_path, monkeypatch, loras_folder):
 def train(stand_in, example_folder, folders):
     from sdxl_trainer.nodes.train import TrainSDXLLoRA
     from sdxl_trainer.trainer.config import DatasetConfig, LoRAConfig
-    from sdxl_trainer.trainer.dataset import load_dataset
+    from sdxl_trainer.trainer.data.dataset import load_dataset
 
     dataset = load_dataset(example_folder, DatasetConfig(resolution=64, trigger="zorp"))
     widgets = {
@@ -88,7 +88,7 @@ def test_every_plugged_section_reaches_the_run(train, folders):
     import dataclasses
 
     from sdxl_trainer.trainer import config
-    from sdxl_trainer.trainer.settings_from_lora import settings_of_file
+    from sdxl_trainer.trainer.settings.settings_from_lora import settings_of_file
 
     sections = {
         "lora": config.LoRAConfig(rank=4, alpha=1.0),

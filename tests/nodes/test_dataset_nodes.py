@@ -22,7 +22,7 @@ def input_folder(tmp_path, monkeypatch, example_folder):
 @pytest.fixture
 def dataset(input_folder):
     from sdxl_trainer.trainer.config import DatasetConfig
-    from sdxl_trainer.trainer.dataset import load_dataset
+    from sdxl_trainer.trainer.data.dataset import load_dataset
 
     return load_dataset(input_folder / "zorp", DatasetConfig(resolution=128, trigger="zorp"))
 
@@ -162,7 +162,7 @@ def test_masks_from_alpha_and_from_a_mask(dataset, input_folder):
         Image.fromarray(np.repeat(np.arange(half.height) >= 64, half.width).reshape(half.size[::-1]))
     )
     half.save(picture)
-    from sdxl_trainer.trainer.dataset import load_dataset
+    from sdxl_trainer.trainer.data.dataset import load_dataset
 
     dataset = load_dataset(input_folder / "zorp", dataset.config)
     masked, sheet, report, count = DatasetMasks.execute(dataset=dataset, source="alpha").args
@@ -194,7 +194,7 @@ def test_masks_that_are_missing_or_miscounted_are_refused(dataset, mask, words):
 def test_two_datasets_are_joined_with_their_weights(dataset, input_folder):
     from sdxl_trainer.nodes.join_datasets import JoinDatasets
     from sdxl_trainer.trainer.config import DatasetConfig
-    from sdxl_trainer.trainer.dataset import load_dataset
+    from sdxl_trainer.trainer.data.dataset import load_dataset
 
     fill(input_folder / "dogs", 2)
     other = load_dataset(input_folder / "dogs", DatasetConfig(resolution=64, trigger="blik"))
@@ -206,7 +206,7 @@ def test_two_datasets_are_joined_with_their_weights(dataset, input_folder):
 
 def test_the_weight_widgets_go_as_far_as_the_trainer_does():
     from sdxl_trainer.nodes import join_datasets
-    from sdxl_trainer.trainer import dataset_sets
+    from sdxl_trainer.trainer.data import dataset_sets
 
     assert (join_datasets.LEAST, join_datasets.MOST) == (
         dataset_sets.MIN_LOSS_WEIGHT,

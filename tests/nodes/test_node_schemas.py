@@ -184,7 +184,7 @@ def test_every_node_has_a_help_page_that_explains_each_input(nodes, pack_folder)
 
 
 def test_the_trainers_page_tells_what_each_preset_sets(pack_folder):
-    from sdxl_trainer.trainer.presets import PRESETS
+    from sdxl_trainer.trainer.settings.presets import PRESETS
 
     page = (pack_folder / "web" / "docs" / "SDXLTrainer_TrainSDXLLoRA.md").read_text("utf-8")
     for name, preset in PRESETS.items():

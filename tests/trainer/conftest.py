@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sdxl_trainer.trainer.original_layout import clip_g_place, clip_l_place, unet_place, vae_place
+from sdxl_trainer.trainer.sdxl.original_layout import clip_g_place, clip_l_place, unet_place, vae_place
 
 
 def original_tensors(folder):

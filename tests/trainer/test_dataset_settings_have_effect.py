@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sdxl_trainer.trainer.config import DatasetConfig
-from sdxl_trainer.trainer.dataset import load_dataset
+from sdxl_trainer.trainer.data.dataset import load_dataset
 
 NUMBERS = {"weights", "file"}
 PIXELS = {"noisy latents", *NUMBERS}

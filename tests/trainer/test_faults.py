@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from sdxl_trainer.trainer.checkpoint import list_states
 from sdxl_trainer.trainer.errors import CancelledError, InputError
+from sdxl_trainer.trainer.runs.checkpoint import list_states
 
 resource = pytest.importorskip("resource", reason="limits on file sizes are a matter of Unix")
 PROGRAM = Path(__file__).with_name("tiny_run.py")
@@ -98,7 +98,7 @@ def test_full_disk_leaves_old_checkpoints_valid_and_says_so(tiny_run, tmp_path):
 
 
 def test_checkpoint_that_fails_on_the_way_does_not_end_the_run(tiny_run, tmp_path, monkeypatch):
-    import sdxl_trainer.trainer.run_writer as run_writer
+    import sdxl_trainer.trainer.runs.run_writer as run_writer
 
     save_state = run_writer.save_state
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from sdxl_trainer.trainer.checkpoint import list_states, step_of
 from sdxl_trainer.trainer.errors import CancelledError, InputError
-from sdxl_trainer.trainer.lora_file import read_lora
+from sdxl_trainer.trainer.files.lora_file import read_lora
+from sdxl_trainer.trainer.runs.checkpoint import list_states, step_of
 
 EVERY_STEP = {"run": {"save_every": 1, "keep_last": 0}}
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from sdxl_trainer.trainer.batches import BatchPlan
 from sdxl_trainer.trainer.config import (
     DatasetConfig,
     LoRAConfig,
@@ -12,15 +11,16 @@ from sdxl_trainer.trainer.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from sdxl_trainer.trainer.dataset import load_dataset
-from sdxl_trainer.trainer.encoded_dataset import encode_dataset
+from sdxl_trainer.trainer.data.batches import BatchPlan
+from sdxl_trainer.trainer.data.dataset import load_dataset
+from sdxl_trainer.trainer.data.encoded_dataset import encode_dataset
+from sdxl_trainer.trainer.diffusion.noise_draw import draw_noise
+from sdxl_trainer.trainer.diffusion.objective import denoising_losses
 from sdxl_trainer.trainer.events import SilentListener
-from sdxl_trainer.trainer.lora_file import read_lora
-from sdxl_trainer.trainer.lora_merge import merge_lora
-from sdxl_trainer.trainer.noise_draw import draw_noise
-from sdxl_trainer.trainer.objective import denoising_losses
-from sdxl_trainer.trainer.run import Job, train
-from sdxl_trainer.trainer.sdxl_model import HeadlessSDXL
+from sdxl_trainer.trainer.files.lora_file import read_lora
+from sdxl_trainer.trainer.files.lora_merge import merge_lora
+from sdxl_trainer.trainer.runs.run import Job, train
+from sdxl_trainer.trainer.sdxl.sdxl_model import HeadlessSDXL
 
 NUM_STEPS = 60
 FALLS_TO = 0.95

@@ -3,21 +3,21 @@ import math
 
 import pytest
 import torch
-from sdxl_trainer.trainer.batches import BatchPlan
+from sdxl_trainer.trainer.adapter.lora import attach_adapter
 from sdxl_trainer.trainer.config import NoiseConfig
-from sdxl_trainer.trainer.encoded_dataset import encode_dataset
+from sdxl_trainer.trainer.data.batches import BatchPlan
+from sdxl_trainer.trainer.data.encoded_dataset import encode_dataset
+from sdxl_trainer.trainer.diffusion.noise_draw import NoiseDraw, draw_noise
+from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule
 from sdxl_trainer.trainer.errors import InputError
 from sdxl_trainer.trainer.events import SilentListener
 from sdxl_trainer.trainer.loop import StopEarly, micro_step, run_steps
-from sdxl_trainer.trainer.lora import attach_adapter
-from sdxl_trainer.trainer.loss_scale import LossScale
 from sdxl_trainer.trainer.memory_plan import LEVELS, MemoryPlan
-from sdxl_trainer.trainer.model import Denoiser
-from sdxl_trainer.trainer.noise_draw import NoiseDraw, draw_noise
-from sdxl_trainer.trainer.noise_schedule import NoiseSchedule
-from sdxl_trainer.trainer.optimizers import AdapterOptimizer
+from sdxl_trainer.trainer.optimization.loss_scale import LossScale
+from sdxl_trainer.trainer.optimization.optimizers import AdapterOptimizer
+from sdxl_trainer.trainer.optimization.weight_average import WeightAverage
+from sdxl_trainer.trainer.sdxl.model import Denoiser
 from sdxl_trainer.trainer.training import ClassImages, Training
-from sdxl_trainer.trainer.weight_average import WeightAverage
 
 CPU = torch.device("cpu")
 CLASS_PROMPT = "an animal"

@@ -7,10 +7,10 @@ from typing import get_args
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
-from sdxl_trainer.trainer.checkpoint import list_states
 from sdxl_trainer.trainer.config import LRSchedule, OptimizerName
-from sdxl_trainer.trainer.dataset_sets import with_class_images
+from sdxl_trainer.trainer.data.dataset_sets import with_class_images
 from sdxl_trainer.trainer.errors import CancelledError
+from sdxl_trainer.trainer.runs.checkpoint import list_states
 
 OPTIMIZERS = {  # with the schedules, two rows of the grid in one
     "adamw": "constant",

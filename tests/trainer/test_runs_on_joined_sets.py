@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from sdxl_trainer.trainer.config import DatasetConfig, PriorConfig
-from sdxl_trainer.trainer.dataset import load_dataset
-from sdxl_trainer.trainer.dataset_sets import join_datasets, with_class_images, with_masks
+from sdxl_trainer.trainer.data.dataset import load_dataset
+from sdxl_trainer.trainer.data.dataset_sets import join_datasets, with_class_images, with_masks
 from sdxl_trainer.trainer.errors import CancelledError
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from sdxl_trainer.trainer.config import SECTIONS, TrainConfig
-from sdxl_trainer.trainer.dataset_sets import with_class_images, with_masks
+from sdxl_trainer.trainer.data.dataset_sets import with_class_images, with_masks
 from sdxl_trainer.trainer.errors import InputError
 
 NUMBERS = {"weights", "file"}
@@ -150,15 +150,16 @@ REFUSED = {
 }
 """Settings that ask for what the model or the folder must have: value, and how it is refused."""
 ELSEWHERE = {
-    "resume": "trainer/test_run.py::test_asked_for_a_new_run_it_never_goes_on",
+    "resume": "trainer/runs/test_run.py::test_asked_for_a_new_run_it_never_goes_on",
     "preview.sampler": "host/test_live_preview.py::"
     "test_a_live_picture_is_what_ksampler_draws_with_the_saved_lora",
     "preview.scheduler": "host/test_live_preview.py::"
     "test_a_live_picture_is_what_ksampler_draws_with_the_saved_lora",
-    "logging.project": "trainer/test_trackers.py::"
+    "logging.project": "trainer/runs/test_trackers.py::"
     "test_wandb_offline_gets_the_figures_and_no_place_of_this_machine",
-    "logging.hub_model_id": "trainer/test_hub.py::test_the_lora_its_card_and_its_pictures_are_uploaded_once",
-    "logging.hub_private": "trainer/test_hub.py::test_a_repository_is_public_where_that_is_asked_for",
+    "logging.hub_model_id": "trainer/runs/test_hub.py::"
+    "test_the_lora_its_card_and_its_pictures_are_uploaded_once",
+    "logging.hub_private": "trainer/runs/test_hub.py::test_a_repository_is_public_where_that_is_asked_for",
 }
 """Settings that only another program or a second run shows, and the test that looks there."""
 PACKAGES = {"prodigy": "prodigyopt", "optimizer.optimizer": "lion_pytorch", "logging.tracker": "tensorboard"}

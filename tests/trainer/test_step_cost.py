@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
+from sdxl_trainer.trainer.adapter.lora import attach_adapter
 from sdxl_trainer.trainer.config import LoRAConfig
-from sdxl_trainer.trainer.lora import attach_adapter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 

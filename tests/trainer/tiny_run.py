@@ -21,15 +21,15 @@ if "sdxl_trainer" not in sys.modules:
     sys.modules["sdxl_trainer"].__path__ = [str(ROOT)]
 
 from diffusers import UNet2DConditionModel  # noqa: E402
-from sdxl_trainer.trainer.conditioning import TextCondition  # noqa: E402
 from sdxl_trainer.trainer.config import SECTIONS, DatasetConfig, TrainConfig  # noqa: E402
-from sdxl_trainer.trainer.dataset import load_dataset  # noqa: E402
+from sdxl_trainer.trainer.data.dataset import load_dataset  # noqa: E402
+from sdxl_trainer.trainer.diffusion.conditioning import TextCondition  # noqa: E402
+from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule  # noqa: E402
+from sdxl_trainer.trainer.diffusion.sampling import sample_latents  # noqa: E402
 from sdxl_trainer.trainer.events import SilentListener  # noqa: E402
-from sdxl_trainer.trainer.model import Denoiser  # noqa: E402
-from sdxl_trainer.trainer.noise_schedule import NoiseSchedule  # noqa: E402
-from sdxl_trainer.trainer.run import Job, train  # noqa: E402
-from sdxl_trainer.trainer.run_folder import RunFiles  # noqa: E402
-from sdxl_trainer.trainer.sampling import sample_latents  # noqa: E402
+from sdxl_trainer.trainer.runs.run import Job, train  # noqa: E402
+from sdxl_trainer.trainer.runs.run_folder import RunFiles  # noqa: E402
+from sdxl_trainer.trainer.sdxl.model import Denoiser  # noqa: E402
 
 TEXT_WIDTH, POOLED_WIDTH = 16, 8
 SIZE = (64, 64)

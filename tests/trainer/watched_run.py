@@ -9,7 +9,7 @@ import tiny_run
 import torch
 from safetensors.torch import load_file
 from sdxl_trainer.trainer.config import SECTIONS
-from sdxl_trainer.trainer.noise_schedule import NoiseSchedule
+from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule
 
 STEPS = 3
 

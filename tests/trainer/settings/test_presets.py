@@ -1,0 +1,279 @@
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+from sdxl_trainer.trainer.config import (
+    SECTIONS,
+    DatasetConfig,
+    LoRAConfig,
+    NoiseConfig,
+    OptimizerConfig,
+    PreviewConfig,
+    PriorConfig,
+    RunConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from sdxl_trainer.trainer.data.training_set import Picture, TrainingSet, Variant
+from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule
+from sdxl_trainer.trainer.errors import InputError
+from sdxl_trainer.trainer.settings.combinations import check_combinations
+from sdxl_trainer.trainer.settings.presets import PRESETS, Settings, Widgets, explain, find_preset, resolve
+
+GENERAL = ["person", "character", "style", "object"]
+RECIPES = ["tutorial", "old_book_style", "green_chair", "huggy", "web_style", "face", "kohya_avatar"]
+
+
+def pictures(number, repeats=1, num_wide=0):
+    """A dataset of which only the counts and buckets matter; no file is behind it."""
+    shapes = [(1216, 832) if index < num_wide else (1024, 1024) for index in range(number)]
+    return TrainingSet(
+        pictures=tuple(
+            Picture(Path(f"{i}.png"), f"{i}.png", *size, ("a caption",), "file", repeats, f"{i:064x}")
+            for i, size in enumerate(shapes)
+        ),
+        config=DatasetConfig(repeats=repeats),
+        notes=(),
+        variants=tuple((Variant(i, size, 0, 0, size, False),) for i, size in enumerate(shapes)),
+        fingerprint="none",
+        root_name="pictures",
+    )
+
+
+def resolved(preset, dataset, settings=None, **widgets):
+    return resolve(preset, Widgets(name="x", **widgets), settings or Settings(), dataset)
+
+
+def explained(preset, dataset, settings=None, **widgets):
+    return explain(preset, Widgets(name="x", **widgets), settings or Settings(), dataset)
+
+
+def test_the_presets_are_there_and_cannot_be_changed():
+    assert list(PRESETS) == GENERAL + RECIPES
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PRESETS["person"].batch_size = 3
+    with pytest.raises(TypeError):
+        PRESETS["person"] = PRESETS["style"]
+    for preset in PRESETS.values():
+        assert f"rank {preset.lora.rank}" in preset.summary
+        assert "\n" not in preset.summary
+
+
+@pytest.mark.parametrize("kind", ["settings", "preset"])
+def test_every_section_of_a_run_has_its_place(kind):
+    names = {
+        field.name for field in dataclasses.fields(Settings if kind == "settings" else PRESETS["person"])
+    }
+    assert set(SECTIONS) <= names
+
+
+@pytest.mark.parametrize("preset", GENERAL)
+def test_the_four_general_presets_set_rank_schedule_and_length_alone(preset):
+    recipe, usual = PRESETS[preset], TrainConfig(name="x", steps=1)
+    assert recipe.lora == LoRAConfig(rank={"style": 32}.get(preset, 16))
+    schedule = "cosine" if preset in ("style", "character") else "constant_with_warmup"
+    assert recipe.optimizer == OptimizerConfig(learning_rate=1e-4, lr_schedule=schedule)
+    assert recipe.batch_size == 1
+    for section in set(SECTIONS) - {"lora", "optimizer"}:
+        assert getattr(recipe, section) == getattr(usual, section)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_in_every_preset_all_settings_go_together_and_do_something(preset):
+    dataset = pictures(10)
+    assert check_combinations(resolved(preset, dataset), dataset, NoiseSchedule.sdxl()) == []
+
+
+def test_preset_gives_every_value_that_is_not_set():
+    config = resolved("style", pictures(40))
+    assert (config.lora.rank, config.optimizer.lr_schedule, config.steps) == (32, "cosine", 2000)
+
+
+def test_settings_beat_the_preset_and_widgets_beat_both():
+    settings = Settings(lora=LoRAConfig(rank=4, alpha=2), optimizer=OptimizerConfig(learning_rate=3e-4))
+    config = resolved("style", pictures(40), settings, rank=8)
+    assert (config.lora.rank, config.lora.alpha) == (8, 2)
+    assert config.optimizer.learning_rate == 3e-4
+    config = resolved("style", pictures(40), settings, learning_rate=5e-4, alpha=6, targets="attention")
+    assert (config.lora.rank, config.lora.alpha, config.optimizer.learning_rate) == (4, 6, 5e-4)
+    assert config.lora.targets == "attention"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_settings_socket_replaces_the_whole_section(section):
+    plugged = {
+        "lora": {"rank": 3},
+        "optimizer": {"beta1": 0.5},
+        "schedule": {"power": 2.0},
+        "prodigy": {"d_coef": 0.5},
+        "objective": {"caption_dropout": 0.1},
+        "noise": {"noise_offset": 0.05},
+        "prior": {"prior_loss_weight": 0.5},
+        "preview": {"prompts": "a cat"},
+        "validation": {"early_stop_patience": 3},
+        "run": {"keep_last": 2},
+        "logging": {"project": "cats"},
+    }[section]
+    value = SECTIONS[section](**plugged)
+    config = resolved("kohya_avatar", pictures(10), Settings(**{section: value}))
+    assert getattr(config, section) == value
+    untouched = resolved("kohya_avatar", pictures(10))
+    for other in set(SECTIONS) - {section}:
+        assert getattr(config, other) == getattr(untouched, other)
+    lines = explained("kohya_avatar", pictures(10), Settings(**{section: value}))
+    origin = f"({'LoRA' if section == 'lora' else section} settings)"
+    (name,) = plugged
+    assert any(line.endswith(origin) and name.split("_")[0] in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("values", "number", "steps"),
+    [
+        ({"steps": 7, "epochs": 3}, 10, 7),
+        ({"epochs": 3}, 10, 30),
+        ({"epochs": 3, "batch_size": 4}, 10, 9),
+        ({}, 10, 1100),
+        ({}, 1, 600),
+        ({}, 1000, 2500),
+        ({"batch_size": 4}, 10, 275),
+    ],
+)
+def test_steps_come_from_the_widget_else_from_epochs_else_from_the_pictures(values, number, steps):
+    assert resolved("person", pictures(number), **values).steps == steps
+
+
+def test_accumulation_counts_as_a_larger_batch():
+    settings = Settings(run=RunConfig(gradient_accumulation=2))
+    assert resolved("person", pictures(10), settings).steps == 550
+    assert resolved("person", pictures(10), settings, epochs=3).steps == 15
+
+
+def test_held_out_pictures_are_not_counted():
+    settings = Settings(validation=ValidationConfig(validation_share=0.2))
+    assert resolved("person", pictures(10), settings).steps == 8 * 110
+    assert resolved("person", pictures(10), settings, epochs=3).steps == 24
+
+
+def test_epochs_are_those_the_dataset_makes_of_its_buckets():
+    dataset = pictures(10, repeats=2, num_wide=3)  # 6 and 14 samples: 2 and 4 batches of 4
+    steps = resolved("person", dataset, epochs=5, batch_size=4).steps
+    assert steps == 5 * dataset.steps_per_epoch(4) == 30
+    (line,) = [line for line in explained("person", dataset, epochs=5, batch_size=4) if "steps 30" in line]
+    assert (
+        line
+        == "steps 30 (node: 10 pictures x 2 repeats in 2 buckets / batch 4 = 6 steps an epoch x 5 epochs)"
+    )
+
+
+# the guides' own figures: pictures, then what comes out
+@pytest.mark.parametrize(
+    ("preset", "number", "steps", "arithmetic"),
+    [
+        ("tutorial", 24, 2400, "24 pictures / batch 1 = 24 steps an epoch x 100 epochs"),
+        ("old_book_style", 40, 100, "40 pictures / batch 1 x 4 = 10 steps an epoch x 10 epochs"),
+        ("green_chair", 5, 500, "x batch 1 x 4 / 5 pictures = each is seen 400 times"),
+        ("huggy", 31, 1000, "x batch 4 / 31 pictures = each is seen 129 times"),
+        ("web_style", 27, 1000, "x batch 4 / 27 pictures = each is seen 148 times"),
+        ("face", 6, 720, "6 pictures x 120; the recipe tried x 75 = 450 and x 100 = 600 too"),
+        ("kohya_avatar", 10, 1000, "10 pictures x 20 repeats / batch 4 = 50 steps an epoch x 20 epochs"),
+    ],
+)
+def test_recipes_come_to_the_steps_of_their_guides(preset, number, steps, arithmetic):
+    assert resolved(preset, pictures(number)).steps == steps
+    assert f"steps {steps} (preset {preset}: {arithmetic})" in explained(preset, pictures(number))
+
+
+def test_repeats_of_the_dataset_go_before_those_of_the_recipe():
+    assert resolved("kohya_avatar", pictures(10, repeats=20)).steps == 10 * 20 // 4 * 20
+    assert resolved("kohya_avatar", pictures(10, repeats=2)).steps == 10 * 2 // 4 * 20
+    assert resolved("kohya_avatar", pictures(10), epochs=1).steps == 50
+
+
+@pytest.mark.parametrize("preset", ["huggy", "web_style", "face"])
+def test_recipes_of_the_advanced_script_use_prodigy_at_1(preset):
+    recipe = PRESETS[preset]
+    assert (recipe.optimizer.optimizer, recipe.optimizer.learning_rate) == ("prodigy", 1.0)
+    assert (recipe.optimizer.lr_schedule, recipe.optimizer.warmup_steps) == ("constant", 0)
+    assert (recipe.lora.rank, recipe.objective.min_snr_gamma) == (32, 5.0)
+    assert recipe.lora.effective_alpha == 32
+    assert recipe.needs == "prodigyopt"
+    assert "pivotal tuning" in recipe.note
+
+
+def test_the_kohya_avatar_is_the_walk_throughs():
+    config = resolved("kohya_avatar", pictures(10))
+    assert (config.lora.rank, config.lora.alpha, config.lora.targets) == (64, 32, "attention+ff")
+    assert (config.batch_size, config.optimizer.learning_rate) == (4, 3e-4)
+    assert (config.run.precision, config.run.save_precision) == ("bf16", "bf16")
+    assert "class images" in PRESETS["kohya_avatar"].note
+
+
+@pytest.mark.parametrize("preset", ["tutorial", "old_book_style", "green_chair"])
+def test_recipes_of_the_first_scripts_are_small_and_constant(preset):
+    config = resolved(preset, pictures(10))
+    assert (config.lora.rank, config.lora.targets, config.batch_size) == (4, "attention", 1)
+    assert (config.optimizer.learning_rate, config.optimizer.lr_schedule) == (1e-4, "constant")
+    assert (config.objective.min_snr_gamma, config.objective.caption_dropout) == (0, 0)
+    assert config.run.gradient_accumulation == (1 if preset == "tutorial" else 4)
+    assert config.prior.prior_preservation == ("off" if preset == "green_chair" else "auto")
+
+
+def test_every_value_is_explained_with_its_origin():
+    settings = Settings(optimizer=OptimizerConfig())
+    assert explained("person", pictures(3), settings, rank=8) == [
+        "rank 8 (node)",
+        "alpha 8 (same as rank)",
+        "targets attention+ff (preset person)",
+        "learning rate 0.0001 (usual for adamw)",
+        "schedule constant with warmup (optimizer settings)",
+        "min-SNR gamma 5 (preset person)",
+        "caption dropout 0.05 (preset person)",
+        "steps 600 (preset person: 3 pictures x 110 = 330, kept within 600 to 2500)",
+    ]
+
+
+def test_values_that_are_not_the_default_are_explained_too():
+    settings = Settings(
+        noise=NoiseConfig(noise_offset=0.05),
+        prior=PriorConfig(prior_preservation="base_model", class_prompt="a photo of a dog"),
+        preview=PreviewConfig(prompts="a red dog\na dog " + 100 * "x", steps=30),
+        run=RunConfig(save_diffusers=True),
+    )
+    lines = explained("person", pictures(3), settings, batch_size=2)
+    for expected in (
+        "noise offset 0.05 (noise settings)",
+        "prior preservation base model (prior settings)",
+        "class prompt 'a photo of a dog' (prior settings)",
+        "preview steps 30 (preview settings)",
+        "save diffusers on (run settings)",
+        "batch size 2 (node)",
+    ):
+        assert expected in lines
+    (prompts,) = [line for line in lines if line.startswith("preview prompts")]
+    assert prompts.startswith("preview prompts 'a red dog / a dog xxx")
+    assert max(len(line) for line in lines) < 130
+    assert not any("\n" in line for line in lines)
+
+
+def test_a_recipe_says_what_else_belongs_to_it():
+    lines = explained("face", pictures(6))
+    assert "optimizer prodigy (preset face)" in lines
+    assert any("150 real class images" in line and "not possible yet" in line for line in lines)
+
+
+def test_a_recipe_whose_package_is_missing_says_so(monkeypatch):
+    assert not any("pip install" in line for line in explained("person", pictures(6)))
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    assert any("pip install prodigyopt" in line for line in explained("face", pictures(6)))
+
+
+def test_unknown_preset_and_bad_widgets_are_refused_in_words():
+    with pytest.raises(InputError, match="preset is 'dog'"):
+        find_preset("dog")
+    with pytest.raises(InputError, match="preset is 'dog'"):
+        resolved("dog", pictures(3))
+    with pytest.raises(InputError, match="batch_size is -1"):
+        resolved("person", pictures(3), batch_size=-1)
+    with pytest.raises(InputError, match="rank is 5000"):
+        resolved("person", pictures(3), rank=5000)

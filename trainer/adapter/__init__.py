@@ -1,0 +1,1 @@
+"""What is trained beside the frozen UNet: LoRA, DoRA, LoHa and LoKr."""

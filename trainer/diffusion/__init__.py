@@ -1,0 +1,1 @@
+"""The mathematics of a denoising step: noise, timesteps, targets, losses and their weights."""

@@ -1,0 +1,96 @@
+"""The averaged LoRA as a file of its own: under a free name, with where it comes from in its metadata."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..runs.run_folder import FINGERPRINT_KEY
+from ..runs.run_name import check_run_name, file_within
+from .atomic_file import free_name, write_atomically
+from .lora_average import average_loras
+from .lora_file import MAX_ROUNDING, LoRAFile
+from .lora_layout import ALPHA
+from .metadata import SETTINGS_KEY, content_hashes
+from .safetensors_file import serialize
+from .safetensors_header import read_header
+
+HASH_KEY = "sshs_model_hash"
+# what is true of one run only, and would be read as if this file were that run's
+_OF_ONE_RUN = (FINGERPRINT_KEY, SETTINGS_KEY, "workflow", "prompt", "ss_steps", "ss_epoch", "ss_session_id")
+
+
+def write_average(
+    folder: Path, name: str, files: Mapping[str, LoRAFile], weights: Sequence[float]
+) -> tuple[Path, bool]:
+    """Average LoRAs into `<name>.safetensors`, or `<name>-2` and so on where that is taken.
+
+    A file that holds the very same average already is given out instead of written again.
+
+    Args:
+        folder: of the LoRA files.
+        name: plain file name without ending.
+        files: file name -> LoRA; the metadata of the last one is kept, as far as it is true of the average.
+        weights: one for each file.
+
+    Returns:
+        The file, and whether it was written now.
+
+    Raises:
+        InputError: a bad name, weights that do not fit, or LoRAs that have no average.
+        OSError: no room or no permission.
+    """
+    name = check_run_name(name)
+    tensors = _as_half(average_loras(list(files.values()), weights))
+    metadata = _metadata(name, files, weights)
+    hashes = content_hashes(tensors, metadata)
+    former = _former(folder, name, hashes[HASH_KEY])
+    if former is not None:
+        return former, False
+    name = free_name(folder, name)
+    path = file_within(folder, f"{name}.safetensors")
+    metadata |= {"ss_output_name": name, "modelspec.title": name}
+    parts = serialize(tensors, {**metadata, **content_hashes(tensors, metadata)})
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            file.writelines(parts)
+
+    write_atomically(path, write)
+    return path, True
+
+
+def _as_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Float16, or float32 as it is where a tensor would lose more than bfloat16 loses anywhere."""
+    halves = {key: x if key.endswith(ALPHA) else x.to(torch.float16) for key, x in tensors.items()}
+    for key, x in tensors.items():
+        # "not <=" also holds when an overflow makes the loss infinite or NaN
+        if not (halves[key].float() - x).norm() <= MAX_ROUNDING * x.norm():
+            return dict(tensors)
+    return halves
+
+
+def _metadata(name: str, files: Mapping[str, LoRAFile], weights: Sequence[float]) -> dict[str, str]:
+    last = list(files.values())[-1].metadata
+    kept = {key: value for key, value in last.items() if key not in _OF_ONE_RUN}
+    sources = ", ".join(f"{file} x {weight:g}" for file, weight in zip(files, weights, strict=True))
+    rank = str(sum(max(file.ranks, default=0) for file in files.values()))
+    return {
+        **kept,
+        "ss_output_name": name,
+        "modelspec.title": name,
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank,
+        "ss_training_comment": f"average of {sources}",
+    }
+
+
+def _former(folder: Path, name: str, digest: str) -> Path | None:
+    """A file of that name, numbered or not, with the same tensors."""
+    numbered = re.compile(rf"{re.escape(name)}(-\d+)?\.safetensors")
+    for path in sorted(folder.iterdir()):
+        if numbered.fullmatch(path.name) and read_header(path).metadata.get(HASH_KEY) == digest:
+            return path
+    return None

@@ -1,0 +1,165 @@
+"""The optimizer of an adapter, and the step that a gradient which is not finite leaves out."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..adapter.flat_weights import FlatWeights
+from ..config import OptimizerConfig, ProdigyConfig
+from .optimizer_checks import optimizer_notes, optimizer_problems
+from .optimizer_kinds import KINDS, PRODIGY_KINDS, build_optimizer, optimizer_description, require_optimizer
+from .optimizer_state import group_defaults, load_optimizer_state, optimizer_state
+from .weight_average import preserved
+
+__all__ = [
+    "AdapterOptimizer",
+    "build_optimizer",
+    "optimizer_description",
+    "optimizer_notes",
+    "optimizer_problems",
+    "require_optimizer",
+    "step_if_finite",
+]
+
+WHOLE = "all"
+"""Name of the one weight that an element-wise optimizer sees."""
+
+
+class AdapterOptimizer:
+    """Moves `weights.master` by `weights.gradient`.
+
+    Element-wise optimizers see the flat buffer as one weight, unless LoRA+ splits it: the same numbers, in
+    one operation instead of a thousand. The others see each weight in its own shape. None replaces the
+    memory of a weight or of its gradient.
+
+    With LoRA+ (Hayou et al., arXiv 2402.12354) the weights for which `is_up` is true are a group of their
+    own, whose rate is `lora_plus_ratio` times the other's.
+
+    Attributes:
+        bytes_per_weight: of the moments, at most.
+        groups: torch's parameter groups, to read.
+    """
+
+    def __init__(
+        self,
+        weights: FlatWeights,
+        config: OptimizerConfig,
+        prodigy: ProdigyConfig,
+        is_up: Callable[[str], bool],
+    ) -> None:
+        self._weights = weights
+        self._config = config
+        self.bytes_per_weight = KINDS[config.optimizer].bytes_per_weight
+        named, self._factors = _named_groups(weights, config, is_up)
+        self._names = {p: name for group in named for name, p in group.items()}
+        groups = [{"params": list(group.values())} for group in named]
+        self._optimizer = build_optimizer(groups, config, prodigy)
+        self._defaults = group_defaults(self._optimizer)
+        self._learning_rate = config.effective_learning_rate
+        self._is_evaluating = False
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        return self._optimizer.param_groups
+
+    def step(self, learning_rate: float, is_finite: Tensor) -> None:
+        """One step at a rate, or none at all: see `step_if_finite`.
+
+        Raises:
+            RuntimeError: within `evaluation`.
+        """
+        self._require_training("step")
+        self._learning_rate = learning_rate
+        for group, factor in zip(self.groups, self._factors, strict=True):
+            group["lr"] = learning_rate * factor
+        step_if_finite(self._optimizer, is_finite)
+
+    def effective_learning_rate(self) -> float:
+        """The rate of the last step, for a Prodigy times its estimate d; without LoRA+'s ratio."""
+        if self._config.optimizer in PRODIGY_KINDS:
+            return float(self.groups[0]["d"]) * self._learning_rate
+        return self._learning_rate
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Within it, master and the layers hold the weights to use; after it, bit for bit those to train on.
+
+        For schedule-free they differ: the former are a mean over the run. The library's own way back from it
+        rounds, so the weights are kept and put back instead.
+        """
+        if self._config.optimizer != "prodigy_plus_schedule_free" or self._is_evaluating:
+            yield
+            return
+        with preserved(self._weights):
+            self._optimizer.eval()
+            self._weights.publish()
+            self._is_evaluating = True
+            try:
+                yield
+            finally:
+                self._is_evaluating = False
+                for group in self.groups:
+                    group["train_mode"] = True
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors on the CPU and JSON values with which, and the weights, `load_state` goes on bit-equally.
+
+        Raises:
+            RuntimeError: within `evaluation`, when the weights are not those to train on.
+        """
+        self._require_training("state")
+        return optimizer_state(self._optimizer, self._names, self._defaults)
+
+    def load_state(self, tensors: Mapping[str, Tensor], figures: Mapping[str, Any]) -> None:
+        """Into a new optimizer of the same kind, over the same weights.
+
+        Raises:
+            ValueError: it is the state of another one.
+        """
+        load_optimizer_state(self._optimizer, self._names, tensors, figures)
+
+    def _require_training(self, action: str) -> None:
+        if self._is_evaluating:
+            raise RuntimeError(f"{action}() within evaluation(), where the weights are the averaged ones")
+
+
+def _named_groups(
+    weights: FlatWeights, config: OptimizerConfig, is_up: Callable[[str], bool]
+) -> tuple[list[dict[str, nn.Parameter]], list[float]]:
+    """The groups' weights by name, and the factor of each group on the rate."""
+    ratio = config.lora_plus_ratio
+    is_fast = {name: ratio != 1.0 and is_up(name) for name in weights.names}
+    if KINDS[config.optimizer].is_elementwise and not any(is_fast.values()):
+        whole = nn.Parameter(weights.master)
+        whole.grad = weights.gradient
+        return [{WHOLE: whole}], [1.0]
+    views = dict(zip(weights.names, weights.parameters(), strict=True))
+    slow = {name: p for name, p in views.items() if not is_fast[name]}
+    fast = {name: p for name, p in views.items() if is_fast[name]}
+    present = [(group, factor) for group, factor in ((slow, 1.0), (fast, ratio)) if group]
+    return [group for group, _ in present], [factor for _, factor in present]
+
+
+def step_if_finite(optimizer: Optimizer, is_finite: Tensor) -> None:
+    """One optimizer step, or none at all: weights, moments and step count stay when `is_finite` is False.
+
+    Fused AdamW looks at the flag on the device, as it does for `torch.amp.GradScaler`, so that the host need
+    not wait; for all others the host does.
+
+    Args:
+        optimizer: from `build_optimizer`.
+        is_finite: scalar bool tensor, on the device of the weights.
+    """
+    if not optimizer.param_groups[0].get("fused"):
+        if bool(is_finite):
+            optimizer.step()
+        return
+    optimizer.grad_scale, optimizer.found_inf = None, is_finite.logical_not().to(torch.float32)
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf

@@ -1,0 +1,1 @@
+"""A run from its beginning to its files: checkpoints, resuming, validation, previews, logs."""

@@ -1,0 +1,115 @@
+"""What happens between two steps of a run: it is measured, saved, drawn, stopped."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..data.batches import Draw
+from ..data.dataset import TrainingSet
+from ..data.encoded_dataset import EncodedDataset
+from ..errors import CancelledError
+from ..events import Listener
+from ..loop import StopEarly
+from ..training import Training
+from .previews import Previewer
+from .run_writer import Course, RunWriter
+from .validation import held_out_draws, held_out_loss
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """The pictures that are not trained on, on the device."""
+
+    encoded: EncodedDataset
+    draws: Sequence[Draw]
+
+    @classmethod
+    def of(cls, dataset: TrainingSet | None, encoded: EncodedDataset | None) -> "HeldOut | None":
+        """None where nothing is held out."""
+        return None if dataset is None or encoded is None else cls(encoded, held_out_draws(dataset))
+
+
+@dataclass(frozen=True, eq=False)
+class BetweenSteps:
+    """Called after each step; what is due at a step and was cut off by a stop is made up for on resuming."""
+
+    training: Training
+    course: Course
+    writer: RunWriter
+    listener: Listener
+    held_out: HeldOut | None = None
+    previewer: Previewer | None = None
+
+    def start(self) -> None:
+        """Before the first step of this call.
+
+        Raises:
+            StopEarly: the run had ended here before its last file was written.
+        """
+        self._validate()
+        self._stop_if_overtrained()
+        self._draw()
+
+    def after_step(self, read: Callable[[], None]) -> None:
+        """All that is due after a step but the last one, whose turn is `finish`.
+
+        Args:
+            read: reports the figures that are still on the device.
+
+        Raises:
+            CancelledError: the listener asked to stop; everything is saved.
+            StopEarly: the held-out loss has not fallen for as long as the settings allow.
+        """
+        step, milestones = self.training.step, self.course.milestones
+        if step == milestones.last:
+            return
+        if self.listener.should_stop():
+            read()
+            raise CancelledError(step, self.writer.save_or_explain())
+        is_measured, is_drawn = milestones.validates_at(step), milestones.previews_at(step)
+        if not (is_measured or is_drawn or milestones.saves_at(step)):
+            return
+        read()
+        self._validate()
+        self._stop_if_overtrained()
+        if milestones.saves_at(step):
+            self.writer.save_or_carry_on()
+        self._draw()
+
+    def finish(self) -> None:
+        """After the last step, or where the run ended early: the last measurement and the final file.
+
+        Raises:
+            InputError: it could not be written.
+        """
+        self._validate()
+        self.writer.save_or_explain(is_final=True)
+
+    def draw_last(self) -> None:
+        """The last pictures; only once the file is safe."""
+        if self.previewer is not None and not self.previewer.has_drawn(self.training.step):
+            self.previewer.draw(self.training)
+
+    def _validate(self) -> None:
+        step = self.training.step
+        is_due = self.course.milestones.validates_at(step) and self.course.losses.last_step < step
+        if self.held_out is None or not is_due:
+            return
+        loss = held_out_loss(self.training, self.held_out.encoded, self.held_out.draws)
+        is_best = self.course.losses.add(step, loss)
+        has_file_anyway = step == self.course.milestones.last or self.course.milestones.saves_at(step)
+        if is_best and self.training.config.validation.keep_best and not has_file_anyway:
+            self.writer.save_best_or_carry_on()
+        self.listener.validation(step, loss, is_best)
+
+    def _stop_if_overtrained(self) -> None:
+        patience = self.training.config.validation.early_stop_patience
+        if self.training.step < self.course.milestones.last and self.course.losses.has_lost_patience(
+            patience
+        ):
+            raise StopEarly
+
+    def _draw(self) -> None:
+        step = self.training.step
+        is_due = self.course.milestones.previews_at(step) and step < self.course.milestones.last
+        if self.previewer is not None and is_due and not self.previewer.has_drawn(step):
+            self.previewer.draw(self.training)

@@ -1,0 +1,52 @@
+"""What a run is asked to do, and what comes of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import TrainConfig
+from ..data.dataset import TrainingSet
+from ..files.lora_file import LoRAFile
+from .validation import HeldOutLosses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to train.
+
+    `loras_folder` gets the LoRA files, `run_folder / name` everything else. `extra_metadata` goes into
+    the header of the LoRA as it is ("workflow", "prompt"). Training starts from `initial_lora`, if any.
+    """
+
+    config: TrainConfig
+    dataset: TrainingSet
+    loras_folder: Path
+    run_folder: Path
+    extra_metadata: Mapping[str, str] = field(default_factory=dict)
+    initial_lora: LoRAFile | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished run.
+
+    `steps` are those the file was trained for: fewer than asked for where the run ended early.
+    `trained_steps` counts this call's own: 0 when a finished run was reloaded. `held_out` is what was
+    measured on held-out pictures; `best_step` is 0 where there are none. In `samples_folder` lie the
+    previews.
+    """
+
+    lora_path: Path
+    name: str
+    steps: int
+    trained_steps: int
+    resumed_from: int
+    final_loss: float
+    trigger_words: str
+    report: str
+    samples_folder: Path
+    held_out: HeldOutLosses = field(default_factory=HeldOutLosses)
+
+    @property
+    def best_step(self) -> int:
+        return self.held_out.best_step

@@ -1,0 +1,138 @@
+"""Pictures on the way: what the LoRA draws after so many steps, from the same noise each time."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import PreviewConfig
+from ..data.dataset import TrainingSet
+from ..errors import InputError
+from ..events import Listener
+from ..files.atomic_file import write_atomically
+from ..memory_plan import empty_cache
+from ..sdxl.model import TrainableModel
+from ..training import Training
+
+logger = logging.getLogger(__name__)
+
+PREVIEW_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError)
+"""What a host's sampler, decoder or another pack's patch may raise; none of it may cost a run."""
+
+
+class Previewer:
+    """Draws and writes the previews of one run.
+
+    Args:
+        model: draws; its text encoders are used at once, before the denoiser opens.
+        config: prompts, sampler, size.
+        dataset: gives the prompt and the size where the settings have none.
+        folder: where the pictures go, `step-000500-00.png` and so on.
+        listener: hears of them.
+    """
+
+    def __init__(
+        self,
+        model: TrainableModel,
+        config: PreviewConfig,
+        dataset: TrainingSet,
+        folder: Path,
+        listener: Listener,
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._folder = folder
+        self._listener = listener
+        self._size = (config.width, config.height) if config.width else most_frequent_size(dataset)
+        self._prompts = preview_prompts(config, dataset)
+        self._encoded: Any = model.encode_prompts(self._prompts, config.negative)
+        self._drew_before = False
+        self.failures: list[str] = []
+        """Sentences about pictures that could not be drawn."""
+
+    def start(self, step: int) -> None:
+        """Remove the pictures of later steps, which a run that is taken up at `step` draws again."""
+        for path in _drawings(self._folder):
+            if _step_of(path) > step:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def has_drawn(self, step: int) -> bool:
+        """Whether the pictures of a step are there already."""
+        return all(path.exists() for path in self._paths(step))
+
+    def draw(self, training: Training) -> Sequence[Path]:
+        """Draw all prompts with the weights that would be saved; a failure is noted and ends nothing.
+
+        Returns:
+            The files; none when they could not be drawn.
+
+        Raises:
+            InputError: settings that this model cannot draw with, as long as nothing is lost by it: in the
+                first drawing of a run that has no step yet.
+        """
+        step = training.step
+        paths = self._paths(step)
+        try:
+            with training.evaluation():
+                pictures = self._model.draw(training.denoiser, self._encoded, self._config, self._size)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for path, picture in zip(paths, pictures, strict=False):
+                write_atomically(path, lambda place, image=picture: image.save(place, format="PNG"))
+        except PREVIEW_ERRORS as error:
+            if isinstance(error, InputError) and step == 0 and not self._drew_before:
+                raise
+            self._note(step, error)
+            pictures = []
+        if not pictures:  # it failed, or a host whose user has just pressed Cancel gave none
+            empty_cache(training.device)
+            return []
+        self._drew_before = True
+        written = paths[: len(pictures)]
+        self._listener.preview(step, written)
+        return written
+
+    def _note(self, step: int, error: Exception) -> None:
+        logger.warning("the preview of step %d failed", step, exc_info=error)
+        if not self.failures:
+            self.failures.append(
+                f"the preview of step {step} could not be drawn ({type(error).__name__}: {error}); the "
+                "training is not touched by it"
+            )
+
+    def _paths(self, step: int) -> list[Path]:
+        return [self._folder / f"step-{step:06d}-{n:02d}.png" for n in range(len(self._prompts))]
+
+
+def preview_prompts(config: PreviewConfig, dataset: TrainingSet) -> list[str]:
+    """The prompts of the settings, one a line, else the first caption of the dataset."""
+    prompts = [line.strip() for line in config.prompts.splitlines() if line.strip()]
+    return prompts or [literal_prompt(dataset.pictures[0].captions[0])]
+
+
+def literal_prompt(caption: str) -> str:
+    """The prompt that says what a caption says: in prompts, parentheses and `embedding:` have a meaning."""
+    plain = caption.replace("\\(", "(").replace("\\)", ")")
+    return plain.replace("(", "\\(").replace(")", "\\)").replace("embedding:", "embedding :")
+
+
+def most_frequent_size(dataset: TrainingSet) -> tuple[int, int]:
+    """(width, height) of the bucket that most samples lie in, pixels."""
+    return max(dataset.buckets, key=dataset.samples_in)
+
+
+def newest_pictures(folder: Path) -> list[Path]:
+    """The pictures of the last step that was drawn, in the order of their prompts."""
+    drawings = _drawings(folder)
+    newest = max(map(_step_of, drawings), default=0)
+    return [path for path in drawings if _step_of(path) == newest]
+
+
+def _drawings(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("step-*.png") if re.fullmatch(r"step-\d+-\d+", p.stem))
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.split("-")[1])

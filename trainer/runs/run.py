@@ -1,0 +1,300 @@
+"""A whole run: from a dataset and a model to a LoRA file, resumed where it stopped.
+
+Whatever ends a run early, be it a wish, an error or an exception of the listener: the finished steps are
+written first, as state that resumes and as a LoRA file.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..errors import CancelledError, InputError
+from ..events import Listener
+from ..files.metadata import RunFacts, build_metadata
+from ..loop import StopEarly, run_steps
+from ..optimization.optimizers import require_optimizer
+from ..sdxl.model import TrainableModel
+from ..settings.combinations import check_combinations
+from ..training import Training
+from .between_steps import BetweenSteps, HeldOut
+from .checkpoint import TrainState, keep_newest_state, list_states, load_newest_state, load_state
+from .hub import push_once
+from .job import Job, Result
+from .metrics_log import MetricsLog, logged_held_out_losses, logged_losses
+from .milestones import Milestones
+from .previews import Previewer
+from .run_folder import (
+    FINGERPRINT_KEY,
+    RunFiles,
+    choose_run,
+    is_finished,
+    must_be_writable,
+    record_run,
+    written_as,
+)
+from .run_identity import Identity, run_identity
+from .run_lock import lock_run
+from .run_name import check_run_name, file_within
+from .run_record import RunRecord
+from .run_report import RunOutcome, describe_run
+from .run_setup import PRECISIONS, RunPictures, assemble, encode_pictures, lora_digest
+from .run_writer import Course, RunWriter, require_same_file, restore
+from .trackers import Trackers
+from .validation import HeldOutLosses
+
+__all__ = ["Job", "Result", "train"]
+
+
+def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
+    """Train a LoRA, go on with an unfinished run, or find it finished.
+
+    Raises:
+        InputError: something the user can mend; finished steps are saved.
+        CancelledError: the listener asked to stop; finished steps are saved.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        name = check_run_name(job.config.name)
+        require_optimizer(job.config.optimizer.optimizer, model.device)
+        check_combinations(job.config, job.dataset)  # again with the model's schedule, once it is open
+        pictures = RunPictures.of(job.dataset, job.config)
+        milestones = Milestones.of(job.config, pictures.steps_per_epoch(job.config))
+        identity = _identity(job, model, milestones)
+        for folder in (job.loras_folder, job.run_folder):
+            with must_be_writable(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        file_within(job.loras_folder, f"{name}.safetensors")
+        asked = RunFiles(name, job.loras_folder, file_within(job.run_folder, name))
+        files, notes = choose_run(asked, identity, job.config.resume, job.config.run.resume_from_step)
+        with must_be_writable(job.run_folder):
+            files.folder.mkdir(exist_ok=True)
+        with lock_run(files.folder):
+            course = Course(identity.fingerprint, milestones, HeldOutLosses())
+            run = _Run(job, pictures, model, listener, files, course)
+            run.notes += [*notes, *pictures.notes]
+            if is_finished(files, identity.fingerprint) and run.is_written_as_asked():
+                return run.reloaded()
+            with must_be_writable(files.folder):
+                files.remove_leftovers()
+                record_run(files, run.config, identity)
+            return run.train()
+
+
+def _identity(job: Job, model: TrainableModel, milestones: Milestones) -> Identity:
+    return run_identity(
+        job.config,
+        (job.dataset.fingerprint, job.dataset.config),
+        (model.fingerprint, model.title),
+        milestones.validate_every,
+        lora_digest(job.initial_lora) if job.initial_lora else "",
+    )
+
+
+class _Run:
+    """One call of `train` once its name is settled and locked."""
+
+    def __init__(
+        self,
+        job: Job,
+        pictures: RunPictures,
+        model: TrainableModel,
+        listener: Listener,
+        files: RunFiles,
+        course: Course,
+    ) -> None:
+        self.job = job
+        self.pictures = pictures
+        self.model = model
+        self.listener = listener
+        self.files = files
+        self.course = course
+        self.config = replace(job.config, name=files.name)
+        self.notes: list[str] = []
+
+    def is_written_as_asked(self) -> bool:
+        """Whether the finished files have the form that is wanted now; else the last state gives it."""
+        run = self.config.run
+        has_form = written_as(self.files).precision in ("", run.save_precision)
+        has_copy = self.files.diffusers_lora.exists() or not run.save_diffusers
+        return (has_form and has_copy) or not list_states(self.files.state)
+
+    def reloaded(self) -> Result:
+        """The result of a run that was finished before."""
+        outcome = RunOutcome.of(self.files, self.model.title, logged_held_out_losses(self.files.metrics))
+        steps = written_as(self.files).steps or self.config.steps
+        loss = _mean(logged_losses(self.files.metrics))
+        return self._result(replace(outcome, steps=steps, final_loss=loss))
+
+    def train(self) -> Result:
+        config, model, pictures = self.config, self.model, self.pictures
+        state = self._load_state()
+        step = state.step if state else 0
+        encoded = encode_pictures(pictures, config, model, self.listener, lambda: self._stop_if_asked(step))
+        with contextlib.ExitStack() as stack:
+            record = self._record(step)
+            stack.callback(record.trackers.close)
+            previewer = self._previewer(step, record)
+            room = pictures.bytes_to_ask_for(config, model.device)
+            denoiser = stack.enter_context(model.open_denoiser(room))
+            self.notes += check_combinations(config, self.job.dataset, denoiser.schedule)
+            encoded = encoded.to(model.device, denoiser.dtype)
+            training, notes = assemble(config, pictures, encoded, denoiser, self.job.initial_lora)
+            stack.callback(training.adapter.detach)
+            self.notes += notes
+            start = training.adapter.weights.snapshot() if self.job.initial_lora else None
+            if state is not None:
+                self.course = replace(self.course, losses=restore(training, state))
+                state = None  # as large as the weights and moments together
+            held_out = HeldOut.of(pictures.held_out, encoded.held_out)
+            self._train_and_save(training, record, previewer, held_out, start)
+            outcome = replace(
+                RunOutcome.of(self.files, model.title, self.course.losses),
+                steps=training.step,
+                trained_steps=training.step - step,
+                resumed_from=step,
+                final_loss=_mean(training.recent_losses),
+                seconds_per_step=_mean(record.seconds),
+                num_layers=len(training.adapter.paths),
+                precision=PRECISIONS[denoiser.dtype],
+                checkpointing=training.memory.title,
+                num_skipped=training.num_skipped,
+            )
+        self.notes += record.trackers.failures
+        return self._result(outcome)
+
+    def _load_state(self) -> TrainState | None:
+        """Where the run goes on; None = at its beginning.
+
+        Raises:
+            InputError: there is no such state, and the settings want one.
+        """
+        folder, fingerprint = self.files.state, self.course.fingerprint
+        if self.config.run.resume_from_step and self.config.resume != "new":
+            return load_state(folder, self.config.run.resume_from_step, fingerprint)
+        state, damaged = load_newest_state(folder, fingerprint)
+        if state is None and self.config.resume == "continue":
+            raise InputError(
+                f"resume is 'continue', but the run '{self.files.name}' has no state that can be read "
+                f"({'; '.join(damaged)}): set resume to 'auto' to start it anew"
+            )
+        self.notes += damaged
+        return state
+
+    def _record(self, step: int) -> RunRecord:
+        trackers = Trackers(
+            self.config.logging, self.files, self.config.to_json(), self.course.fingerprint, step
+        )
+        return RunRecord(self.listener, MetricsLog(self.files.metrics, step), trackers)
+
+    def _previewer(self, step: int, record: RunRecord) -> Previewer | None:
+        if not self.course.milestones.preview_every:
+            return None
+        previewer = Previewer(
+            self.model, self.config.preview, self.pictures.trained, self.files.samples, record
+        )
+        previewer.start(step)
+        return previewer
+
+    def _stop_if_asked(self, step: int) -> None:
+        """For as long as no step of this call is done: there is nothing new to save."""
+        if self.listener.should_stop():
+            kept = self.files.kept_lora(step)
+            raise CancelledError(step, kept if kept.exists() else None)
+
+    def _train_and_save(
+        self,
+        training: Training,
+        record: RunRecord,
+        previewer: Previewer | None,
+        held_out: HeldOut | None,
+        start: Tensor | None,
+    ) -> None:
+        """Everything from the first step to the file that is checked.
+
+        Args:
+            training: at the step where this call begins.
+            record: hears of it.
+            previewer: draws on the way, if wanted.
+            held_out: what is measured, if anything.
+            start: (N,) master weights of a run that starts from a LoRA.
+        """
+        metadata = partial(self._metadata, training)
+        with RunWriter(self.files, self.course, training, metadata, record) as writer:
+            writer.require_space()
+            self._stop_if_asked(training.step)
+            between = BetweenSteps(training, self.course, writer, record, held_out, previewer)
+            with contextlib.suppress(StopEarly):
+                between.start()
+                run_steps(training, record.step, between.after_step)
+            self._require_moved(training, start)
+            between.finish()
+        self.notes += writer.failures
+        require_same_file(self.files.lora, training)
+        keep_newest_state(self.files.state)
+        between.draw_last()
+        if previewer is not None:
+            self.notes += previewer.failures
+
+    def _metadata(self, training: Training) -> dict[str, str]:
+        schedule = training.denoiser.schedule
+        facts = RunFacts(
+            config=self.config,
+            dataset=self.pictures.trained,
+            model_title=self.model.title,
+            prediction_type=schedule.prediction_type,
+            zero_terminal_snr=schedule.ends_without_signal,
+            step=training.step,
+            started_at=0.0,
+            finished_at=0.0,
+            precision=PRECISIONS[training.denoiser.dtype],
+            gradient_checkpointing=self.config.run.gradient_checkpointing == "on",
+            extra=self.job.extra_metadata,
+        )
+        metadata = build_metadata(facts)
+        # The same settings give the same bytes, today and tomorrow; the file's own date tells when.
+        for key in ("ss_training_started_at", "ss_training_finished_at", "modelspec.date"):
+            metadata.pop(key, None)
+        return {**metadata, FINGERPRINT_KEY: self.course.fingerprint}
+
+    def _require_moved(self, training: Training, start: Tensor | None) -> None:
+        """A run that did not learn is no success.
+
+        Raises:
+            InputError: all updates are zero, or what they were at the start.
+        """
+        num_layers, num_still = len(training.adapter.paths), training.adapter.num_still()
+        is_as_started = start is not None and torch.equal(training.adapter.weights.snapshot(), start)
+        if num_still == num_layers or is_as_started:
+            rate, skipped = self.config.optimizer.effective_learning_rate, training.num_skipped
+            raise InputError(
+                f"nothing was learned: after {training.step} steps at learning rate {rate:g} no weight of "
+                f"the LoRA has moved ({skipped} steps were skipped): raise the learning rate or the steps"
+            )
+        if num_still:
+            self.notes.append(f"{num_still} of {num_layers} layers have not moved")
+
+    def _result(self, outcome: RunOutcome) -> Result:
+        config, files = self.config, self.files
+        pushed = push_once(files, config, self.pictures.trained, outcome)
+        outcome = replace(outcome, notes=[*self.notes, *pushed])
+        return Result(
+            lora_path=files.lora,
+            name=files.name,
+            steps=outcome.steps,
+            trained_steps=outcome.trained_steps,
+            resumed_from=outcome.resumed_from,
+            final_loss=outcome.final_loss,
+            trigger_words=self.job.dataset.trigger_words,
+            report=describe_run(outcome, config, self.pictures.trained),
+            samples_folder=files.samples,
+            held_out=outcome.held_out,
+        )
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else math.nan

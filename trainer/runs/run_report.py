@@ -1,0 +1,112 @@
+"""What a run did, in words: for the report output and the terminal. Names files, never folders."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..config import TrainConfig
+from ..data.dataset import TrainingSet
+from .run_folder import RunFiles
+from .validation import HeldOutLosses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """What the report tells beside the settings; the second half only of a run that trained."""
+
+    name: str
+    model_title: str
+    file_name: str
+    kept_names: Sequence[str]
+    has_best_file: bool = False
+    held_out: HeldOutLosses = field(default_factory=HeldOutLosses)
+    steps: int = 0
+    """Steps that the file was trained for, now or before."""
+    final_loss: float = math.nan
+    notes: Sequence[str] = ()
+    trained_steps: int = 0
+    resumed_from: int = 0
+    seconds_per_step: float = math.nan
+    num_layers: int = 0
+    precision: str = ""
+    checkpointing: str = ""
+    num_skipped: int = 0
+
+    @classmethod
+    def of(cls, files: RunFiles, model_title: str, held_out: HeldOutLosses) -> "RunOutcome":
+        """What the files tell."""
+        return cls(
+            name=files.name,
+            model_title=model_title,
+            file_name=files.lora.name,
+            kept_names=[path.name for _, path in files.kept_loras()],
+            has_best_file=files.kept_lora(held_out.best_step).exists(),
+            held_out=held_out,
+        )
+
+
+def describe_run(outcome: RunOutcome, config: TrainConfig, dataset: TrainingSet) -> str:
+    """The report as lines of text; `dataset` holds the pictures trained on."""
+    lines = [
+        _what_was_trained(outcome, config),
+        describe_arithmetic(config, dataset),
+        _how(config),
+        _what_was_done(outcome),
+    ]
+    if outcome.trained_steps:
+        lines.append(f"arithmetic {outcome.precision}, gradient checkpointing {outcome.checkpointing}")
+    if outcome.num_skipped:
+        lines.append(f"{outcome.num_skipped} steps were skipped because their gradient was not finite")
+    if 0 < outcome.steps < config.steps:
+        lines.append(
+            f"ended at step {outcome.steps} of {config.steps}: the held-out loss had not fallen for "
+            f"{config.validation.early_stop_patience} measurements (early_stop_patience)"
+        )
+    lines += filter(None, [outcome.held_out.describe(outcome.has_best_file)])
+    lines += outcome.notes
+    lines.append(f"file {outcome.file_name}")
+    if outcome.kept_names:
+        lines.append(f"checkpoints {', '.join(outcome.kept_names)}")
+    if dataset.trigger_words:
+        lines.append(f"trigger words: {dataset.trigger_words}")
+    return "\n".join(lines)
+
+
+def describe_arithmetic(config: TrainConfig, dataset: TrainingSet) -> str:
+    """From pictures to steps and epochs."""
+    accumulation = config.run.gradient_accumulation
+    an_epoch = dataset.batches_per_epoch(config.batch_size) / accumulation
+    batch = f"batch {config.batch_size}" + (f" x {accumulation}" if accumulation > 1 else "")
+    return (
+        f"{len(dataset.pictures)} pictures, {dataset.num_samples} samples an epoch / {batch} = "
+        f"{an_epoch:g} steps an epoch; {config.steps} steps = {config.steps / an_epoch:.1f} epochs"
+    )
+
+
+def _what_was_trained(outcome: RunOutcome, config: TrainConfig) -> str:
+    lora = config.lora
+    kind = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}[lora.adapter]
+    layers = f", {outcome.num_layers} layers" if outcome.num_layers else ""
+    return (
+        f"{kind} '{outcome.name}' for {outcome.model_title}: rank {lora.rank}, "
+        f"alpha {lora.effective_alpha:g}, {lora.targets}{layers}"
+    )
+
+
+def _how(config: TrainConfig) -> str:
+    optimizer = config.optimizer
+    return (
+        f"{optimizer.optimizer}, learning rate {optimizer.effective_learning_rate:g} "
+        f"{optimizer.lr_schedule.replace('_', ' ')}, min-SNR gamma {config.objective.min_snr_gamma:g}, "
+        f"caption dropout {config.objective.caption_dropout:g}, seed {config.seed}"
+    )
+
+
+def _what_was_done(outcome: RunOutcome) -> str:
+    if not outcome.trained_steps:
+        return f"finished before ({outcome.steps} steps): the file was reloaded, nothing was trained"
+    started = f"went on from step {outcome.resumed_from}, " if outcome.resumed_from else ""
+    return (
+        f"{started}trained {outcome.trained_steps} steps, {outcome.seconds_per_step:.2f} s a step; "
+        f"loss over the last steps {outcome.final_loss:.4f}"
+    )

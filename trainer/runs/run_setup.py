@@ -1,0 +1,211 @@
+"""From a job to a `Training`: which pictures do what, what is encoded, how the pieces are put together."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..adapter.lora import attach_adapter
+from ..adapter.lora_initial import load_initial
+from ..config import Precision, TrainConfig
+from ..data.batches import BatchPlan
+from ..data.dataset import TrainingSet
+from ..data.encoded_dataset import EncodedDataset, encode_dataset
+from ..diffusion.noise_schedule import schedule_for
+from ..errors import InputError
+from ..events import Listener
+from ..files.lora_file import LoRAFile
+from ..memory_plan import Level, bytes_needed, bytes_to_ask_for, checkpoint_modules, free_bytes, plan_memory
+from ..optimization.loss_scale import LossScale
+from ..optimization.optimizers import AdapterOptimizer
+from ..optimization.weight_average import WeightAverage
+from ..sdxl.model import Denoiser, TrainableModel
+from ..training import ClassImages, Training
+
+PRECISIONS: Mapping[torch.dtype, Precision] = {
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunPictures:
+    """The pictures of a run by what they are for; None = there are none of that kind."""
+
+    trained: TrainingSet
+    held_out: TrainingSet | None
+    classes: TrainingSet | None
+
+    @classmethod
+    def of(cls, dataset: TrainingSet, config: TrainConfig) -> "RunPictures":
+        """Split a dataset as the settings ask.
+
+        Raises:
+            InputError: too few pictures to hold some out.
+        """
+        classes = dataset.class_set if config.prior.prior_preservation == "auto" else None
+        if not config.validation.validation_share:
+            return cls(dataset, None, classes)
+        trained, held_out = dataset.split(config.validation.validation_share)
+        return cls(trained, held_out, classes)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the report."""
+        return [] if self.held_out is None else [str(note) for note in self.held_out.notes]
+
+    def steps_per_epoch(self, config: TrainConfig) -> int:
+        """Optimizer steps in an epoch of the trained pictures."""
+        return self.trained.steps_per_epoch(config.batch_size, config.run.gradient_accumulation)
+
+    def bytes_to_ask_for(self, config: TrainConfig, device: torch.device) -> int:
+        """What a host should free beside the UNet before it is opened."""
+        return max(bytes_to_ask_for(config, pictures, device) for pictures in self._batched())
+
+    def bytes_needed(self, config: TrainConfig, denoiser: Denoiser) -> Callable[[Level], int]:
+        """Bytes of activations of the largest batch, by level."""
+        bytes_per_value = denoiser.dtype.itemsize
+        each = [
+            bytes_needed(config, pictures, denoiser.unet.config, bytes_per_value)
+            for pictures in self._batched()
+        ]
+        return lambda level: max(needed(level) for needed in each)
+
+    def _batched(self) -> list[TrainingSet]:
+        return [self.trained] if self.classes is None else [self.trained, self.classes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedPictures:
+    """`RunPictures` as latents and text."""
+
+    trained: EncodedDataset
+    held_out: EncodedDataset | None
+    classes: EncodedDataset | None
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "EncodedPictures":
+        return EncodedPictures(
+            self.trained.to(device, dtype),
+            None if self.held_out is None else self.held_out.to(device, dtype),
+            None if self.classes is None else self.classes.to(device, dtype),
+        )
+
+
+def encode_pictures(
+    pictures: RunPictures,
+    config: TrainConfig,
+    model: TrainableModel,
+    listener: Listener,
+    check_stop: Callable[[], None],
+) -> EncodedPictures:
+    """Encode all pictures and captions of a run.
+
+    Raises:
+        InputError: see `encode_dataset`.
+    """
+    prior = config.prior
+    extra = (prior.class_prompt,) if prior.prior_preservation == "base_model" else ()
+
+    def encode(dataset: TrainingSet, captions: tuple[str, ...] = ()) -> EncodedDataset:
+        sizes = config.objective.size_conditioning
+        return encode_dataset(dataset, model, sizes, listener, check_stop, captions)
+
+    return EncodedPictures(
+        trained=encode(pictures.trained, extra),
+        held_out=encode(pictures.held_out) if pictures.held_out else None,
+        classes=encode(pictures.classes) if pictures.classes else None,
+    )
+
+
+def assemble(
+    config: TrainConfig,
+    pictures: RunPictures,
+    encoded: EncodedPictures,
+    denoiser: Denoiser,
+    initial_lora: LoRAFile | None,
+) -> tuple[Training, list[str]]:
+    """The adapter on the open denoiser, its optimizer, and all that a step reads.
+
+    Args:
+        config: of the run.
+        pictures: of the run.
+        encoded: of the run, on the training device, text in the denoiser's type.
+        denoiser: open, on the training device.
+        initial_lora: what the adapter starts as, if not as nothing.
+
+    Returns:
+        The training before its first step, and sentences for the report.
+
+    Raises:
+        InputError: another precision than the model's, an initial LoRA that does not fit, an objective that
+            the model's schedule rules out, or an optimizer whose package is missing.
+    """
+    _require_precision(config, denoiser.dtype)
+    device = denoiser.unet.device
+    schedule = schedule_for(denoiser.schedule, config.objective)
+    adapter = attach_adapter(denoiser.unet, config.lora, config.seed)
+    try:
+        notes = load_initial(adapter, initial_lora, lora_title(initial_lora)) if initial_lora else []
+        decay, dropout = config.optimizer.ema_decay, config.objective.caption_dropout
+        average = WeightAverage(adapter.weights, decay) if decay else None
+        optimizer = AdapterOptimizer(adapter.weights, config.optimizer, config.prodigy, adapter.is_up)
+        moments = optimizer.bytes_per_weight * adapter.weights.master.numel()
+        training = Training(
+            config=config,
+            denoiser=replace(denoiser, schedule=schedule.to(device)),
+            adapter=adapter,
+            optimizer=optimizer,
+            average=average,
+            plan=BatchPlan(pictures.trained, config.batch_size, config.seed, dropout),
+            encoded=encoded.trained,
+            class_images=_class_images(config, pictures, encoded),
+            memory=plan_memory(
+                max(0, free_bytes(device) - moments),
+                config.run.gradient_checkpointing,
+                pictures.bytes_needed(config, denoiser),
+            ),
+            loss_scale=needs_loss_scale(denoiser.dtype, device),
+        )
+        checkpoint_modules(denoiser.unet, training.memory.level)
+    except BaseException:
+        adapter.detach()
+        raise
+    return training, notes
+
+
+def _class_images(config: TrainConfig, pictures: RunPictures, encoded: EncodedPictures) -> ClassImages | None:
+    if pictures.classes is None or encoded.classes is None:
+        return None
+    dropout = config.objective.caption_dropout
+    plan = BatchPlan(pictures.classes, config.batch_size, config.seed, dropout, "class")
+    return ClassImages(plan, encoded.classes)
+
+
+def lora_title(lora: LoRAFile) -> str:
+    """What a LoRA calls itself."""
+    return lora.metadata.get("ss_output_name") or "the LoRA to start from"
+
+
+def lora_digest(lora: LoRAFile) -> str:
+    """Names the weights of a LoRA, whatever its metadata say."""
+    sha = hashlib.sha256()
+    for name in sorted(lora.tensors):
+        tensor = lora.tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def needs_loss_scale(dtype: torch.dtype, device: torch.device) -> LossScale | None:
+    """Float16 has no room for small gradients; bfloat16 and float32 do."""
+    return LossScale(device) if dtype == torch.float16 else None
+
+
+def _require_precision(config: TrainConfig, dtype: torch.dtype) -> None:
+    if config.run.precision not in ("auto", PRECISIONS[dtype]):
+        raise InputError(
+            f"precision is {config.run.precision}, but the model is held in {PRECISIONS[dtype]}: load it "
+            "in that type, or set precision to auto"
+        )

@@ -1,0 +1,154 @@
+"""SDXL without a host: the trainer's model read from a diffusers folder or a .safetensors file."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from ..config import PreviewConfig
+from ..diffusion.conditioning import TextCondition
+from ..diffusion.sampling import decode_latents, sample_latents
+from ..errors import InputError
+from ..files.lora_file import read_lora
+from ..files.lora_merge import merge_lora
+from .model import Denoiser
+from .sdxl_files import SDXLFiles, open_checkpoint
+from .text_encoder import SDXLTextEncoder
+
+SAMPLER, SCHEDULER = "euler", "normal"
+"""What there is without ComfyUI."""
+
+
+class HeadlessSDXL:
+    """A TrainableModel whose networks are read from disk when they are needed and dropped after it.
+
+    Text encoders and VAE compute in float32 and make room when the denoiser is opened.
+    """
+
+    def __init__(self, files: SDXLFiles, device: torch.device, dtype: torch.dtype) -> None:
+        self._files = files
+        self._dtype = dtype
+        self._vae: AutoencoderKL | None = None
+        self._text_encoder: SDXLTextEncoder | None = None
+        self.title = files.title
+        self.fingerprint = files.fingerprint()
+        self.device = device
+
+    @classmethod
+    def load(
+        cls, path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    ) -> "HeadlessSDXL":
+        """Open a checkpoint; only its table of contents is read yet.
+
+        Args:
+            path: a diffusers folder (full precision or fp16 variant) or a single .safetensors file.
+            device: where to train.
+            dtype: of the UNet; None = bfloat16 on a GPU that has it, else float16 there, float32 elsewhere.
+
+        Raises:
+            InputError: not SDXL base (named for what it is), damaged, incomplete, or a pickle.
+        """
+        where = torch.device(device)
+        return cls(open_checkpoint(Path(path).expanduser()), where, dtype or _default_dtype(where))
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """(B, 3, 8·H, 8·W) in [-1, 1] -> scaled latents (B, 4, H, W), float32: the posterior's mean."""
+        vae = self._load_vae()
+        mean = vae.encode(pixels.to(self.device, torch.float32)).latent_dist.mean
+        return mean * self._files.scaling_factor
+
+    def encode_captions(self, captions: Sequence[str]) -> list[TextCondition]:
+        """One float32 condition per caption, on the training device."""
+        if self._text_encoder is None:
+            # float32: half precision is 1e-3 away from what ComfyUI computes
+            parts = (self._files.clip_l, self._files.clip_g)
+            self._text_encoder = SDXLTextEncoder(*(p.load(self.device, torch.float32) for p in parts))
+        return self._text_encoder.encode(captions)
+
+    @contextmanager
+    def open_denoiser(self, activation_bytes: int) -> Iterator[Denoiser]:
+        """The UNet, read from disk for this caller alone; `activation_bytes` has no other tenant to free."""
+        self._release_encoders()
+        unet = self._files.unet.load(self.device, self._dtype)
+        try:
+            yield Denoiser(unet, self._files.schedule.to(self.device))
+        finally:
+            del unet
+            _give_memory_back(self.device)
+
+    def encode_prompts(self, prompts: Sequence[str], negative: str) -> list[TextCondition]:
+        """The prompts' conditions and, last, the negative one's; the texts are literal."""
+        return self.encode_captions([*prompts, negative])
+
+    def draw(
+        self,
+        denoiser: Denoiser,
+        encoded_prompts: Sequence[TextCondition],
+        preview: PreviewConfig,
+        size: tuple[int, int],
+    ) -> list[Image.Image]:
+        """One picture for each prompt, with the denoiser as it is now; the VAE is dropped again after it.
+
+        Raises:
+            InputError: a sampler or scheduler that only ComfyUI has, or a size that is no multiple of 8.
+        """
+        if (preview.sampler, preview.scheduler) != (SAMPLER, SCHEDULER):
+            raise InputError(
+                f"preview settings: sampler is '{preview.sampler}' and scheduler '{preview.scheduler}', but "
+                f"without ComfyUI there are only '{SAMPLER}' and '{SCHEDULER}'"
+            )
+        *conditions, negative = encoded_prompts
+        latents = sample_latents(denoiser, conditions, negative, preview, size)
+        try:
+            return decode_latents(self._load_vae(), latents, self._files.scaling_factor)
+        finally:
+            self._release_encoders()
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        preview: PreviewConfig,
+        width: int,
+        height: int,
+        lora_path: Path | None = None,
+    ) -> list[Image.Image]:
+        """One picture per prompt, with the LoRA of a file in kohya's names merged in, if any.
+
+        Raises:
+            InputError: a LoRA that does not fit, or a size that is no multiple of 8.
+        """
+        if not prompts:
+            return []
+        *conditions, negative = self.encode_captions([*prompts, preview.negative])
+        with self.open_denoiser(0) as denoiser:
+            if lora_path is not None:
+                merge_lora(denoiser.unet, read_lora(lora_path))
+            latents = sample_latents(denoiser, conditions, negative, preview, (width, height))
+        del denoiser  # the UNet leaves before the VAE comes
+        return decode_latents(self._load_vae(), latents, self._files.scaling_factor)
+
+    def _load_vae(self) -> AutoencoderKL:
+        if self._vae is None:
+            # float32, never float16: SDXL's autoencoder overflows there
+            self._vae = self._files.vae.load(self.device, torch.float32)
+        return self._vae
+
+    def _release_encoders(self) -> None:
+        self._vae = self._text_encoder = None
+        _give_memory_back(self.device)
+
+
+def _default_dtype(device: torch.device) -> torch.dtype:
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _give_memory_back(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
