@@ -9,8 +9,8 @@ import torch
 from comfy_api.latest import io
 
 from ..trainer.config import MAX_SEED, DatasetConfig, PreviewConfig
+from ..trainer.data.captions import literal_prompt
 from ..trainer.errors import InputError
-from .comfy_bridge.captions import literal_prompt
 from .comfy_bridge.class_folder import NEW_FOLDER, class_folder, class_folder_choices
 from .comfy_bridge.families import require_sdxl
 from .comfy_bridge.preview import (

@@ -9,20 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...trainer.data.captions import literal_prompt
 from ...trainer.errors import InputError
 
 if TYPE_CHECKING:
     from ...trainer.diffusion.conditioning import TextCondition
-
-
-def literal_prompt(caption: str) -> str:
-    """The prompt that ComfyUI tokenizes into exactly the words of `caption`.
-
-    A space before the colon keeps `embedding:` from being looked up; CLIP's tokens are the same.
-    """
-    plain = caption.replace("\\(", "(").replace("\\)", ")")
-    escaped = plain.replace("(", "\\(").replace(")", "\\)")
-    return escaped.replace("embedding:", "embedding :")
 
 
 def encode_captions(clip: Any, captions: Sequence[str], widths: tuple[int, int]) -> "list[TextCondition]":

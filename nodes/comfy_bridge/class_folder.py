@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 
 from ...trainer.errors import InputError
-from ...trainer.runs.run_name import check_run_name
+from ...trainer.files.run_name import check_run_name
 from .folders import NO_FOLDER, dataset_choices, dataset_folder
 
 NEW_FOLDER = "(new_folder)"

@@ -32,7 +32,7 @@ def weights(clip, prompt):
 
 @pytest.fixture
 def literal_prompt():
-    from sdxl_trainer.nodes.comfy_bridge.captions import literal_prompt
+    from sdxl_trainer.trainer.data.captions import literal_prompt
 
     return literal_prompt
 

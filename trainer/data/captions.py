@@ -96,3 +96,13 @@ def with_trigger(caption: str, trigger: str) -> str:
     if not trigger or holds_trigger(caption, trigger):
         return caption
     return f"{trigger}, {caption}" if caption else trigger
+
+
+def literal_prompt(caption: str) -> str:
+    """The prompt that ComfyUI tokenizes into exactly the words of `caption`.
+
+    A space before the colon keeps `embedding:` from being looked up; CLIP's tokens are the same.
+    """
+    plain = caption.replace("\\(", "(").replace("\\)", ")")
+    escaped = plain.replace("(", "\\(").replace(")", "\\)")
+    return escaped.replace("embedding:", "embedding :")

@@ -4,17 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from ..runs.run_folder import FINGERPRINT_KEY
-from ..runs.run_name import check_run_name, file_within
-from .atomic_file import free_name, write_atomically
+from .atomic_file import free_name
 from .lora_average import average_loras
-from .lora_file import MAX_ROUNDING, LoRAFile
-from .lora_layout import ALPHA
-from .metadata import SETTINGS_KEY, content_hashes
-from .safetensors_file import serialize
+from .lora_file import LoRAFile, rounded, write_tensors
+from .metadata import FINGERPRINT_KEY, SETTINGS_KEY, content_hashes
+from .run_name import check_run_name, file_within
 from .safetensors_header import read_header
 
 HASH_KEY = "sshs_model_hash"
@@ -43,7 +37,7 @@ def write_average(
         OSError: no room or no permission.
     """
     name = check_run_name(name)
-    tensors = _as_half(average_loras(list(files.values()), weights))
+    tensors = rounded(average_loras(list(files.values()), weights), "fp16")
     metadata = _metadata(name, files, weights)
     hashes = content_hashes(tensors, metadata)
     former = _former(folder, name, hashes[HASH_KEY])
@@ -52,24 +46,8 @@ def write_average(
     name = free_name(folder, name)
     path = file_within(folder, f"{name}.safetensors")
     metadata |= {"ss_output_name": name, "modelspec.title": name}
-    parts = serialize(tensors, {**metadata, **content_hashes(tensors, metadata)})
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            file.writelines(parts)
-
-    write_atomically(path, write)
+    write_tensors(path, tensors, {**metadata, **content_hashes(tensors, metadata)})
     return path, True
-
-
-def _as_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Float16, or float32 as it is where a tensor would lose more than bfloat16 loses anywhere."""
-    halves = {key: x if key.endswith(ALPHA) else x.to(torch.float16) for key, x in tensors.items()}
-    for key, x in tensors.items():
-        # "not <=" also holds when an overflow makes the loss infinite or NaN
-        if not (halves[key].float() - x).norm() <= MAX_ROUNDING * x.norm():
-            return dict(tensors)
-    return halves
 
 
 def _metadata(name: str, files: Mapping[str, LoRAFile], weights: Sequence[float]) -> dict[str, str]:

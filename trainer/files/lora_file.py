@@ -116,9 +116,17 @@ def write_lora(
         OSError: no room or no permission; a former file of that name is still there.
     """
     tensors = to_kohya(adapter_state, config, layers_per_block)
-    tensors = _rounded(tensors, DTYPES[precision])
-    hashes = content_hashes(tensors, metadata)
-    parts = serialize(tensors, {**metadata, **hashes})
+    tensors = rounded(tensors, precision)
+    write_tensors(path, tensors, {**metadata, **content_hashes(tensors, metadata)})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: no room or no permission; a former file of that name is still there.
+    """
+    parts = serialize(tensors, metadata)
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
@@ -127,18 +135,22 @@ def write_lora(
     write_atomically(path, write)
 
 
-def _rounded(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """All weights as `dtype`, or all as they are where a tensor would lose too much."""
+def rounded(tensors: Mapping[str, Tensor], precision: SavePrecision) -> dict[str, Tensor]:
+    """All weights in that precision, or all as they are where a tensor would lose too much.
+
+    Raises:
+        InputError: a weight is not finite.
+    """
     weights = {key: x for key, x in tensors.items() if not key.endswith(_ALWAYS_FLOAT32)}
     bad = [key for key, x in tensors.items() if not x.isfinite().all()]
     if bad:
         raise InputError(f"{bad[0]} holds numbers that are not finite: the LoRA is not written")
-    rounded = {key: x.to(dtype) for key, x in weights.items()}
+    short = {key: x.to(DTYPES[precision]) for key, x in weights.items()}
     for key, weight in weights.items():
         # "not <=" also holds when an overflow makes the loss infinite or NaN
-        if not (rounded[key].float() - weight).norm() <= MAX_ROUNDING * weight.norm():
-            return tensors
-    return {**tensors, **rounded}
+        if not (short[key].float() - weight).norm() <= MAX_ROUNDING * weight.norm():
+            return dict(tensors)
+    return {**tensors, **short}
 
 
 def read_lora(path: Path) -> LoRAFile:
@@ -182,10 +194,4 @@ def write_diffusers_lora(path: Path, lora: LoRAFile, layers_per_block: int = SDX
     Raises:
         InputError: see `to_diffusers`.
     """
-    parts = serialize(to_diffusers(lora, layers_per_block), {"format": "pt"})
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            file.writelines(parts)
-
-    write_atomically(path, write)
+    write_tensors(path, to_diffusers(lora, layers_per_block), {"format": "pt"})

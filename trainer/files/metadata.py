@@ -27,6 +27,8 @@ from .kohya_metadata import (
 )
 from .safetensors_file import serialize
 
+FINGERPRINT_KEY = "sdxl_trainer_run"
+"""Under which a LoRA file holds the fingerprint of its run."""
 SETTINGS_KEY = "sdxl_trainer_settings"
 PASSED_THROUGH = ("workflow", "prompt")
 """JSON texts ComfyUI gives a node; the canvas opens a file that carries `workflow`."""

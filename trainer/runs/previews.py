@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import PreviewConfig
+from ..data.captions import literal_prompt
 from ..data.dataset import TrainingSet
 from ..errors import InputError
 from ..events import Listener
@@ -110,12 +111,6 @@ def preview_prompts(config: PreviewConfig, dataset: TrainingSet) -> list[str]:
     """The prompts of the settings, one a line, else the first caption of the dataset."""
     prompts = [line.strip() for line in config.prompts.splitlines() if line.strip()]
     return prompts or [literal_prompt(dataset.pictures[0].captions[0])]
-
-
-def literal_prompt(caption: str) -> str:
-    """The prompt that says what a caption says: in prompts, parentheses and `embedding:` have a meaning."""
-    plain = caption.replace("\\(", "(").replace("\\)", ")")
-    return plain.replace("(", "\\(").replace(")", "\\)").replace("embedding:", "embedding :")
 
 
 def most_frequent_size(dataset: TrainingSet) -> tuple[int, int]:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..errors import CancelledError, InputError
 from ..events import Listener
-from ..files.metadata import RunFacts, build_metadata
+from ..files.metadata import FINGERPRINT_KEY, RunFacts, build_metadata
+from ..files.run_name import check_run_name, file_within
 from ..loop import StopEarly, run_steps
 from ..optimization.optimizers import require_optimizer
 from ..sdxl.model import TrainableModel
@@ -29,7 +30,6 @@ from .metrics_log import MetricsLog, logged_held_out_losses, logged_losses
 from .milestones import Milestones
 from .previews import Previewer
 from .run_folder import (
-    FINGERPRINT_KEY,
     RunFiles,
     choose_run,
     is_finished,
@@ -39,7 +39,6 @@ from .run_folder import (
 )
 from .run_identity import Identity, run_identity
 from .run_lock import lock_run
-from .run_name import check_run_name, file_within
 from .run_record import RunRecord
 from .run_report import RunOutcome, describe_run
 from .run_setup import PRECISIONS, RunPictures, assemble, encode_pictures, lora_digest

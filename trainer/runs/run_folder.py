@@ -19,13 +19,11 @@ from safetensors import SafetensorError, safe_open
 from ..config import Resume, TrainConfig
 from ..errors import InputError
 from ..files.atomic_file import remove_leftovers, write_atomically
-from ..files.metadata import SETTINGS_KEY
+from ..files.metadata import FINGERPRINT_KEY, SETTINGS_KEY
+from ..files.run_name import file_within
 from .checkpoint import list_states
 from .run_identity import Identity
-from .run_name import file_within
 
-FINGERPRINT_KEY = "sdxl_trainer_run"
-"""Under which a LoRA file's metadata holds the fingerprint of its run."""
 MAX_NUMBER = 999
 
 

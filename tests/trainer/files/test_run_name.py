@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from sdxl_trainer.trainer.errors import InputError
-from sdxl_trainer.trainer.runs.run_name import check_run_name, file_within
+from sdxl_trainer.trainer.files.run_name import check_run_name, file_within
 
 REFUSED = [
     "",
