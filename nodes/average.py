@@ -8,7 +8,14 @@ from comfy_api.latest import io
 from ..trainer.errors import InputError
 from .comfy_bridge.folders import lora_choices, loras_folder
 from .comfy_bridge.folders import lora_name as listed_name
-from .lora_checkpoints import NO_FILE, checkpoint_file, chosen_file, parse_numbers, parse_steps
+from .lora_checkpoints import (
+    NO_FILE,
+    checkpoint_file,
+    chosen_file,
+    files_fingerprint,
+    parse_numbers,
+    parse_steps,
+)
 from .lora_model import TrainedLoRA, read_tensors
 from .widgets import CATEGORY
 
@@ -34,6 +41,10 @@ class AverageLoRAs(io.ComfyNode):
             ],
             is_output_node=True,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name: str = NO_FILE, **_: Any) -> str:
+        return files_fingerprint(lora_name)
 
     @classmethod
     def execute(

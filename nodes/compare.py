@@ -8,14 +8,14 @@ from comfy_api.latest import io, ui
 from ..trainer.config import MAX_SEED, PreviewConfig
 from ..trainer.errors import InputError
 from .comfy_bridge.compare import Cell, Comparison, draw_comparison
-from .comfy_bridge.folders import lora_choices, lora_file
+from .comfy_bridge.folders import lora_choices
 from .comfy_bridge.preview import require_sampler, sampler_choices, scheduler_choices, to_image
 from .comfy_bridge.progress import report_progress
 from .lora_checkpoints import (
     NO_FILE,
     checkpoint_file,
     chosen_file,
-    kept_steps,
+    files_fingerprint,
     parse_numbers,
     parse_steps,
     step_title,
@@ -54,11 +54,7 @@ class CompareLoRAs(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str = NO_FILE, **_: Any) -> str:
-        if lora_name == NO_FILE:
-            return NO_FILE
-        path = lora_file(lora_name)
-        files = [path, *(checkpoint_file(path, step) for step in kept_steps(path))]
-        return " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+        return files_fingerprint(lora_name)
 
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, **fields: Any) -> io.NodeOutput:

@@ -101,3 +101,12 @@ def step_title(step: int) -> str:
 
 def _words(text: str) -> list[str]:
     return [word for word in re.split(r"[,;\s]+", text) if word]
+
+
+def files_fingerprint(lora_name: str) -> str:
+    """Changes when the chosen file or one of its checkpoints comes, goes or is written anew."""
+    if lora_name == NO_FILE:
+        return NO_FILE
+    path = lora_file(lora_name)
+    files = [path, *(checkpoint_file(path, step) for step in kept_steps(path))]
+    return " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)

@@ -49,17 +49,19 @@ class TrainSDXLLoRA(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, preset: str, **fields: Any
     ) -> io.NodeOutput:
-        from ..trainer.settings.presets import Settings, Widgets, explain, resolve
+        from ..trainer.settings.presets import Settings, Widgets, explain, prepared, resolve
 
         plugged = {section: fields.pop(f"{section}_settings", None) for section in SECTIONS}
         settings = Settings(**{section: value for section, value in plugged.items() if value is not None})
         initial_lora = _initial_lora(fields.pop("initial_lora", None))
         widgets = Widgets(**fields)
+        dataset = prepared(preset, dataset)
         config = resolve(preset, widgets, settings, dataset)
         require_sampler(config.preview)
         origins = explain(preset, widgets, settings, dataset)
         title = checkpoint_title(hidden_value(cls, "prompt"), hidden_value(cls, "unique_id"))
         host = HostModel(model, clip, vae, title, config.run.precision)
+        log.info("SDXL Trainer: settings: %s", "; ".join(origins))
         result = cls._train(host, dataset, config, initial_lora)
 
         lora = TrainedLoRA(read_tensors(result.lora_path), result.lora_path)

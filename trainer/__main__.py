@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .chosen_settings import Chosen, choose_settings
 from .command_line import build_parser
 from .config import PreviewConfig
 from .data.contact_sheet import SheetStyle, contact_sheet
@@ -19,8 +20,7 @@ from .files.lora_file import read_lora
 from .runs.headless_class_images import ClassFolder, add_class_images
 from .runs.run import Job, Result, train
 from .sdxl.sdxl_model import HeadlessSDXL
-from .settings.chosen_settings import Chosen, choose_settings
-from .settings.presets import explain, resolve
+from .settings.presets import explain, prepared, resolve
 from .terminal import TerminalListener, stop_on_interrupt
 
 SDXL_RESOLUTION = 1024
@@ -60,6 +60,7 @@ def run_job(options: argparse.Namespace, listener: TerminalListener) -> Result:
     model = HeadlessSDXL.load(options.checkpoint, _device(options.device), _DTYPES[chosen.precision])
     initial_lora = read_lora(options.start_from) if options.start_from else None
     dataset = _load_pictures(options, chosen, model, listener)
+    dataset = prepared(chosen.preset, dataset)
     choice = (chosen.preset, chosen.widgets, chosen.settings, dataset)
     config = resolve(*choice)
     sys.stdout.write("\n".join([describe(dataset, config.batch_size), *explain(*choice), ""]))

@@ -49,6 +49,9 @@ class Listener(Protocol):
     def preview(self, step: int, pictures: Sequence[Path]) -> None:
         """Pictures drawn with the LoRA of `step` are on disk, one for each prompt; step 0 is the base."""
 
+    def note(self, text: str) -> None:
+        """A sentence about the settings, before anything is trained: what has no effect, what is odd."""
+
     def should_stop(self) -> bool:
         """Asked between steps and between pictures: True saves everything and cancels the run."""
         ...
@@ -70,6 +73,9 @@ class SilentListener:
         pass
 
     def preview(self, step: int, pictures: Sequence[Path]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
         pass
 
     def should_stop(self) -> bool:

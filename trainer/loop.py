@@ -2,7 +2,7 @@
 
 Randomness is a function of (seed, micro-step) alone, so a run that goes on needs no generator's state.
 On an accelerator nothing here waits for the device: losses and norms stay there and are read every ten
-steps.
+steps. Optimizers other than AdamW do wait, once a step, to leave out one without finite gradients.
 """
 
 import contextlib

@@ -53,6 +53,9 @@ class TerminalListener(SilentListener):
     def preview(self, step: int, pictures: Sequence[Path]) -> None:
         tqdm.write(f"step {step}: drew {', '.join(path.name for path in pictures)}")
 
+    def note(self, text: str) -> None:
+        tqdm.write(f"note: {text}")
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -48,7 +48,7 @@ class HostModel:
 
     def __init__(self, model: Any, clip: Any, vae: Any, title: str, precision: str = "auto") -> None:
         require_sdxl(model, clip, vae)
-        noise_schedule(model)  # refuses an unknown sampling before anything is encoded
+        self.schedule = noise_schedule(model)  # refuses an unknown sampling before anything is encoded
         self._model, self._clip, self._vae = model, clip, vae
         self._precision = precision
         self._resident: Any = None  # the MODEL whose weights the open denoiser uses

@@ -1,5 +1,6 @@
 """A run's events as ComfyUI's progress bar, node text and pictures, and its Cancel button as "stop now?"."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from ...trainer.events import SilentListener, StepReport
 
 if TYPE_CHECKING:
     from PIL import Image
+
+log = logging.getLogger(__name__)
 
 PREVIEW_TILE = 256  # pixels of each picture on the node
 PREVIEW_SIDE = 1024  # longest side of what is sent to the browser
@@ -59,6 +62,10 @@ class HostListener(SilentListener):
             return
         self._update(*self._place, picture=_side_by_side(pictures))
         self._say(f"step {step}: drew {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}")
+
+    def note(self, text: str) -> None:
+        log.warning("SDXL Trainer: %s", text)
+        self._say(text)
 
     def should_stop(self) -> bool:
         return self._interrupted or comfy.model_management.processing_interrupted()

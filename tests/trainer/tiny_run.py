@@ -25,11 +25,11 @@ from sdxl_trainer.trainer.config import SECTIONS, DatasetConfig, TrainConfig  # 
 from sdxl_trainer.trainer.data.dataset import load_dataset  # noqa: E402
 from sdxl_trainer.trainer.diffusion.conditioning import TextCondition  # noqa: E402
 from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule  # noqa: E402
-from sdxl_trainer.trainer.diffusion.sampling import sample_latents  # noqa: E402
 from sdxl_trainer.trainer.events import SilentListener  # noqa: E402
 from sdxl_trainer.trainer.runs.run import Job, train  # noqa: E402
 from sdxl_trainer.trainer.runs.run_folder import RunFiles  # noqa: E402
 from sdxl_trainer.trainer.sdxl.model import Denoiser  # noqa: E402
+from sdxl_trainer.trainer.sdxl.sampling import sample_latents  # noqa: E402
 
 TEXT_WIDTH, POOLED_WIDTH = 16, 8
 SIZE = (64, 64)
@@ -72,6 +72,7 @@ class TinyModel:
 
     def __init__(self, dtype=torch.float32, unet=None):
         self.dtype = dtype
+        self.schedule = NoiseSchedule.sdxl()
         self.unet = unet or tiny_unet(dtype)
         self.encoded_pictures = 0
         self.encoded_captions = []

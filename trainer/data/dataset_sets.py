@@ -51,6 +51,15 @@ def _trigger_notes(words: str, class_set: TrainingSet) -> list[Note]:
     return [Note("warning", "", text)]
 
 
+def with_repeats(dataset: TrainingSet, repeats: int) -> TrainingSet:
+    """Every picture so many times as often in an epoch; class images stay as they are."""
+    if repeats == 1:
+        return dataset
+    fingerprint = hashlib.sha256(f"{dataset.fingerprint} x {repeats}".encode()).hexdigest()
+    pictures = tuple(replace(picture, repeats=picture.repeats * repeats) for picture in dataset.pictures)
+    return replace(dataset, pictures=pictures, fingerprint=fingerprint)
+
+
 def with_masks(
     dataset: TrainingSet, source: Literal["alpha"] | Tensor, on_progress: Progress | None = None
 ) -> TrainingSet:

@@ -72,11 +72,16 @@ def build_metadata(facts: RunFacts) -> dict[str, str]:
         **dataset_values(facts.dataset),
         **_modelspec(facts),
         SETTINGS_KEY: to_json(
-            {"train": facts.config.to_json(), "dataset": dataclasses.asdict(facts.dataset.config)}
+            {"train": _train_settings(facts.config), "dataset": dataclasses.asdict(facts.dataset.config)}
         ),
         **{key: facts.extra[key] for key in PASSED_THROUGH if key in facts.extra},
     }
     return {key: value if isinstance(value, str) else str(value) for key, value in values.items()}
+
+
+def _train_settings(config: TrainConfig) -> dict[str, Any]:
+    """All settings but where the run was logged and published to: that is no reader's business."""
+    return {name: values for name, values in config.to_json().items() if name != "logging"}
 
 
 def content_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from .lr_schedule import num_warmup_steps, peak_learning_rate
 from .optimizer_kinds import PRODIGY_KINDS
 
 PLUS = "prodigy_plus_schedule_free"
+LEAST_PRODIGY_RATE = 0.01  # below it, what was given is a rate for AdamW
 ADAM_KINDS = ("adamw", "adamw8bit", *PRODIGY_KINDS)
 USED_BY = {
     "beta1": (*ADAM_KINDS, "lion", "sgd"),
@@ -27,6 +28,11 @@ def optimizer_problems(config: TrainConfig) -> list[str]:
         problems.append(
             f"lora_plus_ratio is {optimizer.lora_plus_ratio:g}, but optimizer prodigy has one rate for all "
             f"weights: set lora_plus_ratio to 1, or optimizer to {PLUS}"
+        )
+    if optimizer.optimizer in PRODIGY_KINDS and optimizer.effective_learning_rate < LEAST_PRODIGY_RATE:
+        problems.append(
+            f"learning_rate is {optimizer.learning_rate:g}, but {optimizer.optimizer} finds the rate "
+            "itself and would hardly train: set learning_rate to 0 or 1, also on the training node"
         )
     if optimizer.optimizer == PLUS and optimizer.ema_decay > 0:
         problems.append(

@@ -56,7 +56,10 @@ class AdapterOptimizer:
         self.bytes_per_weight = KINDS[config.optimizer].bytes_per_weight
         named, self._factors = _named_groups(weights, config, is_up)
         self._names = {p: name for group in named for name, p in group.items()}
-        groups = [{"params": list(group.values())} for group in named]
+        groups: list[dict[str, Any]] = [{"params": list(group.values())} for group in named]
+        for group, weights_by_name in zip(groups, named, strict=True):
+            if all(map(has_no_decay, weights_by_name)):
+                group["weight_decay"] = 0.0
         self._optimizer = build_optimizer(groups, config, prodigy)
         self._defaults = group_defaults(self._optimizer)
         self._learning_rate = config.effective_learning_rate
@@ -127,20 +130,30 @@ class AdapterOptimizer:
             raise RuntimeError(f"{action}() within evaluation(), where the weights are the averaged ones")
 
 
+def has_no_decay(name: str) -> bool:
+    """DoRA's lengths are no update that may fade: at 0 they would take the frozen weight with them."""
+    return name.endswith(".dora_scale")
+
+
 def _named_groups(
     weights: FlatWeights, config: OptimizerConfig, is_up: Callable[[str], bool]
 ) -> tuple[list[dict[str, nn.Parameter]], list[float]]:
-    """The groups' weights by name, and the factor of each group on the rate."""
+    """The groups' weights by name, and the factor of each group on the rate.
+
+    DoRA's lengths are a group of their own, after the others: see `has_no_decay`.
+    """
     ratio = config.lora_plus_ratio
     is_fast = {name: ratio != 1.0 and is_up(name) for name in weights.names}
-    if KINDS[config.optimizer].is_elementwise and not any(is_fast.values()):
+    has_lengths = any(map(has_no_decay, weights.names))
+    if KINDS[config.optimizer].is_elementwise and not any(is_fast.values()) and not has_lengths:
         whole = nn.Parameter(weights.master)
         whole.grad = weights.gradient
         return [{WHOLE: whole}], [1.0]
     views = dict(zip(weights.names, weights.parameters(), strict=True))
-    slow = {name: p for name, p in views.items() if not is_fast[name]}
-    fast = {name: p for name, p in views.items() if is_fast[name]}
-    present = [(group, factor) for group, factor in ((slow, 1.0), (fast, ratio)) if group]
+    lengths = {name: p for name, p in views.items() if has_no_decay(name)}
+    fast = {name: p for name, p in views.items() if is_fast[name] and name not in lengths}
+    slow = {name: p for name, p in views.items() if name not in lengths and name not in fast}
+    present = [(group, factor) for group, factor in ((slow, 1.0), (fast, ratio), (lengths, 1.0)) if group]
     return [group for group, _ in present], [factor for _, factor in present]
 
 

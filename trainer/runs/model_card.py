@@ -10,7 +10,7 @@ from .run_report import RunOutcome, describe_arithmetic
 BASE_MODEL = "stabilityai/stable-diffusion-xl-base-1.0"
 """The family; the checkpoint that was trained on is a file name, and no repository is known for it."""
 TAGS = ("text-to-image", "stable-diffusion-xl", "lora", "diffusers", "template:sd-lora")
-DIFFUSERS_LOADS = ("lora", "dora")
+DIFFUSERS_LOADS = ("lora",)
 
 
 def model_card(

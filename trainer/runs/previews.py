@@ -1,9 +1,11 @@
 """Pictures on the way: what the LoRA draws after so many steps, from the same noise each time."""
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..training import Training
 
 logger = logging.getLogger(__name__)
 
+RECIPE_FILE = "drawn_with.json"
 PREVIEW_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError)
 """What a host's sampler, decoder or another pack's patch may raise; none of it may cost a run."""
 
@@ -54,11 +57,33 @@ class Previewer:
         """Sentences about pictures that could not be drawn."""
 
     def start(self, step: int) -> None:
-        """Remove the pictures of later steps, which a run that is taken up at `step` draws again."""
+        """Remove the pictures of later steps, which a run that is taken up at `step` draws again.
+
+        Pictures of other prompts, sizes or samplers, as of an earlier run, go into a folder of their own.
+        """
+        if _drawings(self._folder) and self._drawn_with() != self._recipe():
+            self._put_aside()
         for path in _drawings(self._folder):
             if _step_of(path) > step:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+    def _recipe(self) -> str:
+        """All that shapes the pictures but the LoRA."""
+        return json.dumps([self._prompts, list(self._size), {**asdict(self._config), "preview_every": 0}])
+
+    def _drawn_with(self) -> str:
+        try:
+            return (self._folder.parent / RECIPE_FILE).read_text("utf-8")
+        except (OSError, ValueError):
+            return ""
+
+    def _put_aside(self) -> None:
+        number = 1 + sum(path.is_dir() for path in self._folder.iterdir())
+        place = self._folder / f"earlier-{number}"
+        place.mkdir()
+        for path in _drawings(self._folder):
+            path.rename(place / path.name)
 
     def has_drawn(self, step: int) -> bool:
         """Whether the pictures of a step are there already."""
@@ -80,6 +105,10 @@ class Previewer:
             with training.evaluation():
                 pictures = self._model.draw(training.denoiser, self._encoded, self._config, self._size)
             self._folder.mkdir(parents=True, exist_ok=True)
+            recipe = self._recipe()
+            write_atomically(
+                self._folder.parent / RECIPE_FILE, lambda place: place.write_text(recipe, "utf-8")
+            )
             for path, picture in zip(paths, pictures, strict=False):
                 write_atomically(path, lambda place, image=picture: image.save(place, format="PNG"))
         except PREVIEW_ERRORS as error:

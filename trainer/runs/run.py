@@ -20,10 +20,10 @@ from ..files.run_name import check_run_name, file_within
 from ..loop import StopEarly, run_steps
 from ..optimization.optimizers import require_optimizer
 from ..sdxl.model import TrainableModel
-from ..settings.combinations import check_combinations
 from ..training import Training
 from .between_steps import BetweenSteps, HeldOut
 from .checkpoint import TrainState, keep_newest_state, list_states, load_newest_state, load_state
+from .combinations import check_combinations
 from .hub import push_once
 from .job import Job, Result
 from .metrics_log import MetricsLog, logged_held_out_losses, logged_losses
@@ -59,7 +59,9 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
     with torch.inference_mode(False), torch.enable_grad():
         name = check_run_name(job.config.name)
         require_optimizer(job.config.optimizer.optimizer, model.device)
-        check_combinations(job.config, job.dataset)  # again with the model's schedule, once it is open
+        combination_notes = check_combinations(job.config, job.dataset, model.schedule)
+        for note in combination_notes:
+            listener.note(note)
         pictures = RunPictures.of(job.dataset, job.config)
         milestones = Milestones.of(job.config, pictures.steps_per_epoch(job.config))
         identity = _identity(job, model, milestones)
@@ -74,7 +76,7 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
         with lock_run(files.folder):
             course = Course(identity.fingerprint, milestones, HeldOutLosses())
             run = _Run(job, pictures, model, listener, files, course)
-            run.notes += [*notes, *pictures.notes]
+            run.notes += [*notes, *pictures.notes, *combination_notes]
             if is_finished(files, identity.fingerprint) and run.is_written_as_asked():
                 return run.reloaded()
             with must_be_writable(files.folder):
@@ -139,7 +141,6 @@ class _Run:
             previewer = self._previewer(step, record)
             room = pictures.bytes_to_ask_for(config, model.device)
             denoiser = stack.enter_context(model.open_denoiser(room))
-            self.notes += check_combinations(config, self.job.dataset, denoiser.schedule)
             encoded = encoded.to(model.device, denoiser.dtype)
             training, notes = assemble(config, pictures, encoded, denoiser, self.job.initial_lora)
             stack.callback(training.adapter.detach)

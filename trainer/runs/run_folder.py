@@ -229,6 +229,7 @@ def record_run(files: RunFiles, config: TrainConfig, identity: Identity) -> None
         {
             "fingerprint": identity.fingerprint,
             "settings": config.to_json(),
+            "dataset": {k: v for k, v in identity.values["dataset"].items() if k != "dataset"},
             "identity": identity.values,
         },
         indent=1,

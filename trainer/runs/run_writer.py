@@ -252,7 +252,8 @@ def restore(training: Training, state: TrainState) -> HeldOutLosses:
 
     training.adapter.load_state_dict(part(LORA))
     training.optimizer.load_state(part(OPTIMIZER), state.figures["optimizer"])
-    if training.loss_scale is not None:
+    # none in a state that was saved in another arithmetic: the scale is then found anew
+    if training.loss_scale is not None and part(LOSS_SCALE):
         training.loss_scale.load_state(part(LOSS_SCALE))
     if training.average is not None:
         training.average.load_state(part(AVERAGE))

@@ -110,11 +110,11 @@ class HeldOutLosses:
         if self.best_loss is None:
             return ""
         best = f"the held-out loss was lowest at step {self.best_step} ({self.best_loss:.4f}"
-        base = "" if self.base_loss is None else f", {self.base_loss:.4f} without the LoRA"
+        base = "" if self.base_loss is None else f", {self.base_loss:.4f} before training"
         if self.base_loss is not None and self.best_loss >= self.base_loss:
             return (
-                f"{best}{base}), never below the model's own: the LoRA does not carry over to pictures it "
-                "has not seen; try more or more varied pictures, a lower rank or a lower learning rate"
+                f"{best}{base}), never below that: the LoRA does not carry over to pictures it has not seen; "
+                "try more or more varied pictures, a lower rank or a lower learning rate"
             )
         if self.best_step == self.last_step:
             return f"{best}{base}), the last measurement: more steps may still help"

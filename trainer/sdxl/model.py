@@ -56,6 +56,8 @@ class TrainableModel(Protocol):
     """Tells these weights from others; cheap: names, shapes and samples."""
     device: torch.device
     """Where training happens."""
+    schedule: NoiseSchedule
+    """As the model samples: known before anything is loaded."""
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, 8·H, 8·W) in [-1, 1] -> scaled latents (B, 4, H, W), float32.

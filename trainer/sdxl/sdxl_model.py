@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..config import PreviewConfig
 from ..diffusion.conditioning import TextCondition
-from ..diffusion.sampling import decode_latents, sample_latents
 from ..errors import InputError
 from ..files.lora_file import read_lora
 from ..files.lora_merge import merge_lora
 from .model import Denoiser
+from .sampling import decode_latents, sample_latents
 from .sdxl_files import SDXLFiles, open_checkpoint
 from .text_encoder import SDXLTextEncoder
 
@@ -37,6 +37,7 @@ class HeadlessSDXL:
         self.title = files.title
         self.fingerprint = files.fingerprint()
         self.device = device
+        self.schedule = files.schedule
 
     @classmethod
     def load(

@@ -12,12 +12,15 @@ AdapterKind = Literal["lora", "dora", "loha", "lokr"]
 Blocks = Literal["all", "style", "content", "style+content"]
 
 
+RANK_STABILIZED_ALPHA = 4.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoRAConfig:
     rank: int = 16
     """Size of the update matrices; kohya: network_dim. 8-32 for most, 4 small, 64 large."""
     alpha: float = 0.0
-    """The update is scaled by alpha / rank; kohya: network_alpha. 0 = same as rank."""
+    """The update is scaled by alpha / rank; kohya: network_alpha. 0 = same as rank; 4 for rsLoRA."""
     targets: Targets = "attention+ff"
     """Which layers get an update: 560, 722 or 788 of SDXL's; kohya's default is attention+ff."""
     adapter: AdapterKind = "lora"
@@ -66,6 +69,9 @@ class LoRAConfig:
 
     @property
     def effective_alpha(self) -> float:
+        if self.rank_stabilized:
+            # rsLoRA's alpha does not grow with the rank; with this one rank 16 has scale 1, as without
+            return self.alpha or RANK_STABILIZED_ALPHA
         return self.alpha or float(self.rank)
 
     @property

@@ -26,6 +26,7 @@ from ..config import (
     ValidationConfig,
 )
 from ..data.dataset import TrainingSet
+from ..data.dataset_sets import with_repeats
 from ..errors import InputError
 from .recipes import PRESETS, Preset
 
@@ -117,6 +118,17 @@ def resolve(preset: str, widgets: Widgets, settings: Settings, dataset: Training
         **sections,
     )
     return replace(config, steps=_count_steps(recipe, widgets, config, dataset)[0])
+
+
+def prepared(preset: str, dataset: TrainingSet) -> TrainingSet:
+    """The dataset with the recipe's repeats, where it has none of its own.
+
+    Raises:
+        InputError: the preset is unknown.
+    """
+    repeats = find_preset(preset).repeats
+    has_own = dataset.num_samples != len(dataset.pictures)
+    return dataset if has_own else with_repeats(dataset, repeats)
 
 
 def explain(preset: str, widgets: Widgets, settings: Settings, dataset: TrainingSet) -> list[str]:

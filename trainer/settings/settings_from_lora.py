@@ -7,11 +7,11 @@ A file of an older or newer version is read as far as it goes, and what was left
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import SECTIONS
+from ..config import SECTIONS, LoggingConfig
 from ..errors import InputError
 from ..files.metadata import SETTINGS_KEY
 from ..files.safetensors_header import read_header
@@ -64,6 +64,9 @@ def settings_of_file(path: Path) -> LoadedSettings:
 def settings_of_metadata(metadata: Mapping[str, str], file_name: str) -> LoadedSettings:
     """The settings in a LoRA file's metadata.
 
+    Where to log and publish is nobody's to say but the user's: that section is always the default, and
+    so is the step to resume from, which belonged to another run.
+
     Args:
         metadata: texts, as they stand in the header.
         file_name: for the report and for errors.
@@ -85,6 +88,7 @@ def settings_of_metadata(metadata: Mapping[str, str], file_name: str) -> LoadedS
             "metadata; choose a LoRA that was trained here or with kohya's scripts and not stripped"
         )
     sections = {name: _section(name, train.get(name, {}), notes) for name in SECTIONS}
+    sections |= {"logging": LoggingConfig(), "run": replace(sections["run"], resume_from_step=0)}
     return LoadedSettings(
         file_name=file_name,
         origin=origin,
@@ -140,6 +144,8 @@ def _missing(train: Mapping[str, Any]) -> list[str]:
     """A note for what a file of an older version does not hold."""
     absent = []
     for name, kind in SECTIONS.items():
+        if name == "logging":
+            continue
         held = train.get(name)
         if not isinstance(held, Mapping):
             absent.append(f"all {name} settings")

@@ -9,7 +9,7 @@ from PIL import Image
 from sdxl_trainer.trainer.config import DatasetConfig
 from sdxl_trainer.trainer.data.batches import BatchPlan
 from sdxl_trainer.trainer.data.dataset import load_dataset
-from sdxl_trainer.trainer.data.dataset_sets import join_datasets, with_class_images, with_masks
+from sdxl_trainer.trainer.data.dataset_sets import join_datasets, with_class_images, with_masks, with_repeats
 from sdxl_trainer.trainer.errors import InputError
 
 
@@ -231,3 +231,12 @@ class TestClassImages:
         shutil.copy(tmp_path / "a" / "01.png", tmp_path / "b" / "same.png")
         with pytest.raises(InputError, match=r"1 class images are also pictures .*01\.png = same\.png"):
             with_class_images(own, load(tmp_path / "b"))
+
+
+def test_repeats_of_a_recipe_make_another_dataset_of_the_same_pictures(tmp_path, tiny_run):
+    dataset = tiny_run.tiny_dataset(tmp_path)
+    assert with_repeats(dataset, 1) is dataset
+    tenfold = with_repeats(dataset, 10)
+    assert tenfold.num_samples == 10 * dataset.num_samples
+    assert tenfold.steps_per_epoch(2) > dataset.steps_per_epoch(2)
+    assert tenfold.fingerprint != dataset.fingerprint

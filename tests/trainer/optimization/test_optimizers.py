@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from sdxl_trainer.trainer.adapter.flat_weights import FlatWeights
 from sdxl_trainer.trainer.config import OptimizerConfig, ProdigyConfig
 from sdxl_trainer.trainer.optimization.optimizers import AdapterOptimizer
 
@@ -264,3 +265,17 @@ def test_fused_flag_does_not_stay_on_the_optimizer():
     take_step(weights, optimizer, 0, 1e-2)
     assert not torch.equal(weights.master, before)
     assert optimizer.groups[0]["fused"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weight_decay_leaves_doras_lengths_alone(optimizer):
+    """They multiply the frozen weight: faded to 0, they would take the model with them."""
+    shapes = {"x.lora_down": (2, 3), "x.lora_up": (3, 2), "x.dora_scale": (1, 3)}
+    weights = FlatWeights(shapes, torch.device("cpu"), torch.float32)
+    weights.master.fill_(1.0)
+    config = OptimizerConfig(optimizer=optimizer, weight_decay=0.5)
+    moving = AdapterOptimizer(weights, config, ProdigyConfig(), lambda name: name.endswith("lora_up"))
+    for _ in range(3):
+        moving.step(0.1, torch.tensor(True))
+    assert torch.equal(weights.view(weights.master, "x.dora_scale"), torch.ones(1, 3))
+    assert bool((weights.view(weights.master, "x.lora_down") < 1).all())

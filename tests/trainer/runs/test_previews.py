@@ -162,3 +162,16 @@ def test_pictures_are_told_apart_from_the_log(tiny_run, tmp_path):
     tiny_run.run_tiny(tmp_path, preview=EVERY_2)
     lines = [json.loads(x) for x in (tmp_path / "runs/cat/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_pictures_of_other_prompts_are_put_aside_and_not_taken_for_this_runs(tiny_run, tmp_path):
+    samples = tmp_path / "runs" / "cat" / "samples"
+    samples.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (9, 9)).save(samples / f"step-000000-{number:02d}.png")
+    result = tiny_run.run_tiny(tmp_path, preview={"prompts": "a dog\na bird", "preview_every": 3})
+    assert result.samples_folder == samples
+    assert len(list((samples / "earlier-1").glob("*.png"))) == 3
+    assert len(list(samples.glob("step-000000-*.png"))) == 2
+    with Image.open(samples / "step-000000-00.png") as picture:
+        assert picture.size != (9, 9)

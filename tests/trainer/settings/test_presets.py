@@ -18,8 +18,16 @@ from sdxl_trainer.trainer.config import (
 from sdxl_trainer.trainer.data.training_set import Picture, TrainingSet, Variant
 from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule
 from sdxl_trainer.trainer.errors import InputError
-from sdxl_trainer.trainer.settings.combinations import check_combinations
-from sdxl_trainer.trainer.settings.presets import PRESETS, Settings, Widgets, explain, find_preset, resolve
+from sdxl_trainer.trainer.runs.combinations import check_combinations
+from sdxl_trainer.trainer.settings.presets import (
+    PRESETS,
+    Settings,
+    Widgets,
+    explain,
+    find_preset,
+    prepared,
+    resolve,
+)
 
 GENERAL = ["person", "character", "style", "object"]
 RECIPES = ["tutorial", "old_book_style", "green_chair", "huggy", "web_style", "face", "kohya_avatar"]
@@ -277,3 +285,17 @@ def test_unknown_preset_and_bad_widgets_are_refused_in_words():
         resolved("person", pictures(3), batch_size=-1)
     with pytest.raises(InputError, match="rank is 5000"):
         resolved("person", pictures(3), rank=5000)
+
+
+def test_a_recipes_repeats_become_the_datasets_where_it_has_none(tmp_path, tiny_run):
+    """So that epochs, checkpoints by epochs and the report count as the recipe does."""
+    dataset = tiny_run.tiny_dataset(tmp_path)
+    assert prepared("kohya_avatar", dataset).num_samples == 20 * dataset.num_samples
+    assert prepared("person", dataset) is dataset
+    own = tiny_run.tiny_dataset(tmp_path, repeats=3)
+    assert prepared("kohya_avatar", own) is own
+    alike = [
+        resolve("kohya_avatar", Widgets(name="x"), Settings(), one).steps
+        for one in (dataset, prepared("kohya_avatar", dataset))
+    ]
+    assert alike[0] == alike[1]

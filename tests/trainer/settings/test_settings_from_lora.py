@@ -6,11 +6,13 @@ import json
 import pytest
 from sdxl_trainer.trainer.config import (
     SECTIONS,
+    LoggingConfig,
     LoRAConfig,
     NoiseConfig,
     ObjectiveConfig,
     OptimizerConfig,
     PreviewConfig,
+    RunConfig,
     TrainConfig,
 )
 from sdxl_trainer.trainer.errors import InputError
@@ -205,3 +207,16 @@ def test_settings_of_a_finished_lora_resolve_to_the_same_run(tiny_run, tmp_path)
     again = train(dataclasses.replace(job, config=config), tiny_run.TinyModel(), tiny_run.SilentListener())
     assert again.lora_path == first.lora_path
     assert (first.trained_steps, again.trained_steps) == (3, 0)
+
+
+def test_a_file_never_decides_where_to_log_publish_or_resume():
+    config = TrainConfig(
+        name="x",
+        steps=3,
+        run=RunConfig(resume_from_step=2),
+        logging=LoggingConfig(hub_model_id="somebody/else", tracker="wandb", hub_private=False),
+    )
+    text = json.dumps({"train": config.to_json(), "dataset": {}})
+    loaded = settings_of_metadata({SETTINGS_KEY: text}, "x.safetensors")
+    assert loaded.sections["logging"] == LoggingConfig()
+    assert loaded.sections["run"].resume_from_step == 0

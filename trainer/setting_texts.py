@@ -5,8 +5,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
-from ..config import SECTIONS, DatasetConfig
-from ..errors import InputError
+from .config import SECTIONS, DatasetConfig
+from .errors import InputError
 
 TYPEABLE: Mapping[str, type] = {**SECTIONS, "dataset": DatasetConfig}
 """Section -> its dataclass."""

@@ -11,10 +11,16 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import MAX_SEED, PreviewConfig
+from ..diffusion.conditioning import (
+    Batch,
+    TextCondition,
+    inference_time_ids,
+    stack_conditions,
+    stack_time_ids,
+)
+from ..diffusion.noise_schedule import TERMINAL_ALPHA_CUMPROD, NoiseSchedule
 from ..errors import InputError
-from ..sdxl.model import Denoiser
-from .conditioning import Batch, TextCondition, inference_time_ids, stack_conditions, stack_time_ids
-from .noise_schedule import TERMINAL_ALPHA_CUMPROD, NoiseSchedule
+from .model import Denoiser
 
 LATENT_CHANNELS = 4
 PIXELS_PER_LATENT = 8

@@ -3,7 +3,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from sdxl_trainer.trainer.errors import InputError
-from sdxl_trainer.trainer.settings.setting_texts import TYPEABLE, all_settings, parse_settings
+from sdxl_trainer.trainer.setting_texts import TYPEABLE, all_settings, parse_settings
 
 
 def other_value(kind, field):

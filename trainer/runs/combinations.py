@@ -13,7 +13,7 @@ from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.objective_checks import objective_notes, objective_problems
 from ..errors import InputError
 from ..optimization.optimizer_checks import optimizer_notes, optimizer_problems
-from ..runs.milestones import Milestones
+from .milestones import Milestones
 
 
 def check_combinations(
@@ -147,7 +147,7 @@ def _validation_notes(config: TrainConfig, dataset: TrainingSet) -> Iterator[str
             "early_stop_patience has no effect: validate_every, save_every and save_every_epochs are 0, so "
             "the loss is measured before the first step and after the last alone"
         )
-    elif validation.early_stop_patience * every >= config.steps:
+    elif (validation.early_stop_patience + 1) * every >= config.steps:  # the first one is always the best
         yield (
             f"early_stop_patience {validation.early_stop_patience} has no effect: with a measurement every "
             f"{every} steps the run of {config.steps} ends before"

@@ -4,11 +4,11 @@ import json
 
 import pytest
 from safetensors.torch import save_file
+from sdxl_trainer.trainer.chosen_settings import FLAGS, choose_settings
 from sdxl_trainer.trainer.command_line import build_parser
 from sdxl_trainer.trainer.config import LoRAConfig, NoiseConfig, RunConfig, TrainConfig
 from sdxl_trainer.trainer.errors import InputError
 from sdxl_trainer.trainer.files.metadata import SETTINGS_KEY
-from sdxl_trainer.trainer.settings.chosen_settings import FLAGS, choose_settings
 from sdxl_trainer.trainer.settings.presets import PRESETS, Settings
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import SECTIONS, DatasetConfig, TrainConfig
-from ..errors import InputError
-from .presets import Settings, Widgets, find_preset
+from .config import SECTIONS, DatasetConfig, TrainConfig
+from .errors import InputError
 from .setting_texts import parse_settings
-from .settings_from_lora import settings_of_file
+from .settings.presets import Settings, Widgets, find_preset
+from .settings.settings_from_lora import settings_of_file
 
 SMALL_RESOLUTION = 512
 """Below it, buckets in steps of 64 would be few."""

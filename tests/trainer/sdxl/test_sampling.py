@@ -3,8 +3,8 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 from sdxl_trainer.trainer.config import MAX_SEED, PreviewConfig
 from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule
-from sdxl_trainer.trainer.diffusion.sampling import decode_latents, euler_scheduler, sample_latents
 from sdxl_trainer.trainer.errors import InputError
+from sdxl_trainer.trainer.sdxl.sampling import decode_latents, euler_scheduler, sample_latents
 from sdxl_trainer.trainer.sdxl.sdxl_files import open_checkpoint
 from sdxl_trainer.trainer.sdxl.sdxl_model import HeadlessSDXL
 
