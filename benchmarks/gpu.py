@@ -25,17 +25,18 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from trainer.conditioning import Batch
-from trainer.config import LoRAConfig, NoiseConfig, ObjectiveConfig, OptimizerConfig
-from trainer.lora import attach_adapter
+from trainer.adapter.lora import attach_adapter
+from trainer.config import LoRAConfig, NoiseConfig, ObjectiveConfig, OptimizerConfig, ProdigyConfig
+from trainer.diffusion.conditioning import Batch
+from trainer.diffusion.noise_draw import draw_noise
+from trainer.diffusion.noise_schedule import NoiseSchedule
+from trainer.diffusion.objective import denoising_losses
 from trainer.memory_plan import LEVELS, checkpoint_modules
-from trainer.model import Denoiser
-from trainer.noise_draw import draw_noise
-from trainer.noise_schedule import NoiseSchedule
-from trainer.objective import denoising_losses
-from trainer.optimizers import build_optimizer
+from trainer.optimization.optimizers import AdapterOptimizer
+from trainer.sdxl.model import Denoiser
 
 RANK = 16
+LEARNING_RATE = 1e-4
 WIDTHS = {"full": (320, 640, 1280), "small": (32, 64, 64)}
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
@@ -100,7 +101,7 @@ def draw_batch(case: Case, device: torch.device) -> Batch:
 def our_step(unet: UNet2DConditionModel, batch: Batch) -> Callable[[int], None]:
     """The parts of trainer/loop.py that belong to one step."""
     adapter = attach_adapter(unet, LoRAConfig(rank=RANK, targets="attention"), seed=0)
-    optimizer = build_optimizer(adapter.weights.parameters(), OptimizerConfig())
+    optimizer = AdapterOptimizer(adapter.weights, OptimizerConfig(), ProdigyConfig(), adapter.is_up)
     device = batch.latents.device
     denoiser = Denoiser(unet, NoiseSchedule.sdxl().to(device))
 
@@ -111,8 +112,7 @@ def our_step(unet: UNet2DConditionModel, batch: Batch) -> Callable[[int], None]:
         losses = denoising_losses(denoiser.predict, batch, draw, denoiser.schedule, ObjectiveConfig())
         losses.mean().backward()
         adapter.weights.collect_gradients()
-        adapter.weights.clip(1.0)
-        optimizer.step()
+        optimizer.step(LEARNING_RATE, adapter.weights.clip(1.0).isfinite())
         adapter.weights.publish()
 
     return step
@@ -124,7 +124,7 @@ def plain_step(unet: UNet2DConditionModel, batch: Batch) -> Callable[[int], None
     parameters = [p for p in unet.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.float()
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE)
     schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     device = batch.latents.device
     added = {"text_embeds": batch.pooled, "time_ids": batch.time_ids}

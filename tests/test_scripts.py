@@ -1,5 +1,6 @@
 """The standard-library scripts at the root: environments, finding a ComfyUI, queueing a workflow."""
 
+import ast
 import json
 import os
 import subprocess
@@ -313,6 +314,22 @@ def test_quickstart_takes_the_user_s_own_pictures_and_checkpoint(quickstart, tmp
     assert json.dumps(str(tmp_path)) in shared
     assert "datasets:" in shared
     assert "checkpoints:" in shared
+
+
+def test_quickstart_puts_pictures_side_by_side(quickstart, example_folder, tmp_path):
+    pictures = sorted(map(str, example_folder.glob("*.png")))[:4]
+    sheet = tmp_path / "sheet.png"
+    quickstart.write_sheet(str(sheet), json.dumps(["a zorp", "a star"]), json.dumps(pictures))
+    assert sheet.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_benchmarks_name_only_modules_that_exist(script):
+    """They are run by hand, so that nothing else would tell."""
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        parts = (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
+        if "trainer" in parts[:2]:
+            assert ROOT.joinpath(*parts[parts.index("trainer") :]).with_suffix(".py").is_file(), node.module
 
 
 def test_quickstart_says_which_path_is_wrong(quickstart, capsys):
