@@ -176,7 +176,8 @@ def _line(config: TrainConfig, section: str, field: str, origin: str) -> str:
     """One value in words."""
     value = getattr(getattr(config, section), field)
     if (section, field) == ("lora", "alpha"):
-        value, origin = config.lora.effective_alpha, origin if value else "same as rank"
+        usual = "usual for rsLoRA" if config.lora.rank_stabilized else "same as rank"
+        value, origin = config.lora.effective_alpha, origin if value else usual
     if (section, field) == ("optimizer", "learning_rate"):
         usual = f"usual for {config.optimizer.optimizer}"
         value, origin = config.optimizer.effective_learning_rate, origin if value else usual
