@@ -10,7 +10,8 @@ WEB_DIRECTORY = "./web"
 
 __all__ = ["WEB_DIRECTORY"]
 
-if importlib.util.find_spec("comfy_api"):
+# without a package, as a test runner may read this file in a folder with a dash, nothing below can be found
+if __package__ and importlib.util.find_spec("comfy_api"):
     from .nodes.extension import SDXLTrainerExtension
 
     async def comfy_entrypoint() -> "ComfyExtension":
