@@ -317,6 +317,7 @@ def add_drawing(graph: Prompt, source: str, row: int) -> None:
 def write_sheet(path: str, prompts: str, pictures: str) -> None:
     """Called in ComfyUI's environment, where there is Pillow; arguments after the first are JSON lists."""
     from PIL import Image
+
     from trainer.data.contact_sheet import SheetStyle, contact_sheet
 
     images = [Image.open(picture) for picture in json.loads(pictures)]
