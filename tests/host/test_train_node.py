@@ -1,5 +1,7 @@
 """Train SDXL LoRA as ComfyUI calls it: settings from the sockets, a LoRA to start from, samples as asked."""
 
+import json
+
 import pytest
 import torch
 
@@ -106,6 +108,10 @@ def test_every_plugged_section_reaches_the_run(train, folders):
     assert sections.keys() == config.SECTIONS.keys()
     path = train(**{f"{name}_settings": section for name, section in sections.items()})[2].path
     loaded = settings_of_file(path).sections
+    # where a run is logged is not told by its file
+    (record,) = folders.parent.rglob("config.json")
+    logging = json.loads(record.read_text("utf-8"))["settings"]["logging"]
+    loaded = {**loaded, "logging": config.LoggingConfig(**logging)}
     for name, section in sections.items():
         assert loaded[name] == section, name
         assert section != dataclasses.replace(type(section)()), name
