@@ -6,9 +6,16 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.errors import InputError
-from .comfy_bridge.folders import lora_choices, lora_file
+from .comfy_bridge.folders import lora_file
 from .comfy_bridge.lora_patches import apply_lora, check_keys
-from .lora_checkpoints import NO_FILE, checkpoint_file, chosen_file
+from .lora_checkpoints import (
+    NO_FILE,
+    checkpoint_file,
+    chosen_file,
+    files_fingerprint,
+    lora_name_widget,
+    lora_socket,
+)
 from .widgets import CATEGORY
 
 TRIGGER_KEY = "modelspec.trigger_phrase"
@@ -31,9 +38,7 @@ class ApplyLoRA(io.ComfyNode):
     def fingerprint_inputs(cls, lora_name: str = NO_FILE, checkpoint_step: int = 0, **_: Any) -> str:
         if lora_name == NO_FILE:
             return NO_FILE
-        path = checkpoint_file(lora_file(lora_name), checkpoint_step)
-        state = path.stat()
-        return f"{path.name} {state.st_size} {state.st_mtime_ns}"
+        return files_fingerprint([checkpoint_file(lora_file(lora_name), checkpoint_step)])
 
     @classmethod
     def execute(
@@ -83,12 +88,7 @@ def _inputs() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="SDXL model that the LoRA is applied to."),
         io.Clip.Input("clip", tooltip="CLIP of the same checkpoint."),
-        io.Combo.Input(
-            "lora_name",
-            options=[NO_FILE, *lora_choices()],
-            default=NO_FILE,
-            tooltip="File of the loras folder, used when nothing is wired to lora; press R to refresh.",
-        ),
+        lora_name_widget(),
         io.Float.Input(
             "strength_model",
             **strength,
@@ -106,12 +106,7 @@ def _inputs() -> list[io.Input]:
             max=10_000_000,
             tooltip="Step of an earlier checkpoint kept beside the file, such as 500; 0 = the file itself.",
         ),
-        io.MultiType.Input(
-            "lora",
-            types=[io.LoraModel, io.String],
-            optional=True,
-            tooltip="LoRA or file name from Train SDXL LoRA; goes before lora_name.",
-        ),
+        lora_socket(),
     ]
 
 

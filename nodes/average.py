@@ -6,15 +6,17 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.errors import InputError
-from .comfy_bridge.folders import lora_choices, loras_folder
 from .comfy_bridge.folders import lora_name as listed_name
+from .comfy_bridge.folders import loras_folder
 from .lora_checkpoints import (
     NO_FILE,
     checkpoint_file,
     chosen_file,
-    files_fingerprint,
+    lora_name_widget,
+    lora_socket,
     parse_numbers,
     parse_steps,
+    run_fingerprint,
 )
 from .lora_model import TrainedLoRA, read_tensors
 from .widgets import CATEGORY
@@ -44,7 +46,7 @@ class AverageLoRAs(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str = NO_FILE, **_: Any) -> str:
-        return files_fingerprint(lora_name)
+        return run_fingerprint(lora_name)
 
     @classmethod
     def execute(
@@ -87,12 +89,7 @@ def _report(files: list[Path], shares: list[float], target: Path, is_new: bool) 
 
 def _inputs() -> list[io.Input]:
     return [
-        io.Combo.Input(
-            "lora_name",
-            options=[NO_FILE, *lora_choices()],
-            default=NO_FILE,
-            tooltip="File of the loras folder, used when nothing is wired to lora; press R to refresh.",
-        ),
+        lora_name_widget(),
         io.String.Input(
             "checkpoints",
             default="",
@@ -110,10 +107,5 @@ def _inputs() -> list[io.Input]:
             tooltip="Name of the new file; empty = the LoRA's with _average. No file is overwritten: a name "
             "that is taken gets a number.",
         ),
-        io.MultiType.Input(
-            "lora",
-            types=[io.LoraModel, io.String],
-            optional=True,
-            tooltip="LoRA or file name from Train SDXL LoRA; goes before lora_name.",
-        ),
+        lora_socket(),
     ]

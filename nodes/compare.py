@@ -8,16 +8,17 @@ from comfy_api.latest import io, ui
 from ..trainer.config import MAX_SEED, PreviewConfig
 from ..trainer.errors import InputError
 from .comfy_bridge.compare import Cell, Comparison, draw_comparison
-from .comfy_bridge.folders import lora_choices
 from .comfy_bridge.preview import require_sampler, sampler_choices, scheduler_choices, to_image
 from .comfy_bridge.progress import report_progress
 from .lora_checkpoints import (
     NO_FILE,
     checkpoint_file,
     chosen_file,
-    files_fingerprint,
+    lora_name_widget,
+    lora_socket,
     parse_numbers,
     parse_steps,
+    run_fingerprint,
     step_title,
 )
 from .widgets import CATEGORY, hidden_value, mark_advanced
@@ -36,7 +37,7 @@ class CompareLoRAs(io.ComfyNode):
             category=CATEGORY,
             description="Draws checkpoints x strengths x prompts of a LoRA with the same noise and lays them "
             "out on one sheet: which checkpoint, and how strong?",
-            inputs=[*_sockets(), *_choice_widgets(), *_sampling_widgets(), _lora_socket()],
+            inputs=[*_sockets(), *_choice_widgets(), *_sampling_widgets(), lora_socket()],
             outputs=[
                 io.Image.Output("sheet", display_name="sheet", tooltip="All pictures on one labelled sheet."),
                 io.Image.Output(
@@ -54,7 +55,7 @@ class CompareLoRAs(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str = NO_FILE, **_: Any) -> str:
-        return files_fingerprint(lora_name)
+        return run_fingerprint(lora_name)
 
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any, **fields: Any) -> io.NodeOutput:
@@ -144,23 +145,9 @@ def _sockets() -> list[io.Input]:
     ]
 
 
-def _lora_socket() -> io.Input:
-    return io.MultiType.Input(
-        "lora",
-        types=[io.LoraModel, io.String],
-        optional=True,
-        tooltip="LoRA or file name from Train SDXL LoRA; goes before lora_name.",
-    )
-
-
 def _choice_widgets() -> list[io.Input]:
     return [
-        io.Combo.Input(
-            "lora_name",
-            options=[NO_FILE, *lora_choices()],
-            default=NO_FILE,
-            tooltip="File of the loras folder, used when nothing is wired to lora; press R to refresh.",
-        ),
+        lora_name_widget(),
         io.String.Input(
             "checkpoints",
             default="",

@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..trainer.config import SECTIONS
 from ..trainer.errors import InputError
-from .comfy_bridge.folders import lora_choices
-from .lora_checkpoints import NO_FILE, chosen_file
+from .comfy_bridge.folders import lora_file
+from .lora_checkpoints import NO_FILE, chosen_file, files_fingerprint, lora_name_widget, lora_socket
 from .widgets import CATEGORY, settings_output
 
 
@@ -38,11 +38,7 @@ class LoadTrainingSettings(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str = NO_FILE, **_: Any) -> str:
-        if lora_name == NO_FILE:
-            return NO_FILE
-        path = chosen_file(None, lora_name)
-        assert path is not None
-        return f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        return NO_FILE if lora_name == NO_FILE else files_fingerprint([lora_file(lora_name)])
 
     @classmethod
     def execute(cls, lora_name: str, lora: Any = None) -> io.NodeOutput:
@@ -58,16 +54,6 @@ class LoadTrainingSettings(io.ComfyNode):
 
 def _inputs() -> list[io.Input]:
     return [
-        io.Combo.Input(
-            "lora_name",
-            options=[NO_FILE, *lora_choices()],
-            default=NO_FILE,
-            tooltip="File of the loras folder, used when nothing is wired to lora; press R to refresh.",
-        ),
-        io.MultiType.Input(
-            "lora",
-            types=[io.LoraModel, io.String],
-            optional=True,
-            tooltip="LoRA or file name from Train SDXL LoRA; goes before lora_name.",
-        ),
+        lora_name_widget(),
+        lora_socket(),
     ]

@@ -1,12 +1,17 @@
 """The files of one run: the finished LoRA, and the checkpoints that lie beside it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
 
 from ..trainer.errors import InputError
-from .comfy_bridge.folders import lora_file
+from .comfy_bridge.folders import lora_choices, lora_file
+
+if TYPE_CHECKING:
+    from ..trainer.runs.run_folder import RunFiles
 
 NO_FILE = "none"
 FINAL = 0
@@ -31,9 +36,14 @@ def chosen_file(lora: Any, lora_name: str) -> Path | None:
 
 def kept_steps(path: Path) -> list[int]:
     """Steps of the checkpoints that lie beside a finished LoRA, ascending."""
-    kept_name = re.compile(rf"{re.escape(path.stem)}-step(\d+)\.safetensors")
-    matches = (kept_name.fullmatch(other.name) for other in path.parent.iterdir())
-    return sorted(int(match[1]) for match in matches if match)
+    return [step for step, _ in _files_of(path).kept_loras()]
+
+
+def _files_of(path: Path) -> "RunFiles":
+    """How the run that wrote `path` names its files; of its own folder nothing is asked here."""
+    from ..trainer.runs.run_folder import RunFiles
+
+    return RunFiles(path.stem, path.parent, path.parent)
 
 
 def checkpoint_file(path: Path, step: int, asked_by: str = "checkpoint_step is") -> Path:
@@ -46,7 +56,7 @@ def checkpoint_file(path: Path, step: int, asked_by: str = "checkpoint_step is")
     """
     if step == FINAL:
         return path
-    kept = path.with_name(f"{path.stem}-step{step:06d}.safetensors")
+    kept = _files_of(path).kept_lora(step)
     if not kept.is_file():
         there = ", ".join(map(str, kept_steps(path)))
         choice = f"there are steps {there}" if there else "there are no checkpoints of it"
@@ -103,10 +113,33 @@ def _words(text: str) -> list[str]:
     return [word for word in re.split(r"[,;\s]+", text) if word]
 
 
-def files_fingerprint(lora_name: str) -> str:
+def run_fingerprint(lora_name: str) -> str:
     """Changes when the chosen file or one of its checkpoints comes, goes or is written anew."""
     if lora_name == NO_FILE:
         return NO_FILE
     path = lora_file(lora_name)
-    files = [path, *(checkpoint_file(path, step) for step in kept_steps(path))]
-    return " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    return files_fingerprint([path, *(checkpoint_file(path, step) for step in kept_steps(path))])
+
+
+def files_fingerprint(files: Sequence[Path]) -> str:
+    """Changes when one of the files is written anew."""
+    states = [(file.name, file.stat()) for file in files]
+    return " ".join(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in states)
+
+
+def lora_name_widget() -> io.Input:
+    return io.Combo.Input(
+        "lora_name",
+        options=[NO_FILE, *lora_choices()],
+        default=NO_FILE,
+        tooltip="File of the loras folder, used when nothing is wired to lora; press R to refresh.",
+    )
+
+
+def lora_socket() -> io.Input:
+    return io.MultiType.Input(
+        "lora",
+        types=[io.LoraModel, io.String],
+        optional=True,
+        tooltip="LoRA or file name from Train SDXL LoRA; goes before lora_name.",
+    )

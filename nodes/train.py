@@ -124,12 +124,10 @@ def _initial_lora(wired: Any) -> "LoRAFile | None":
 
 def _samples(model: Any, clip: Any, vae: Any, dataset: Any, config: TrainConfig) -> tuple[torch.Tensor, str]:
     """IMAGE batch drawn with the LoRA, and a sentence for the report when it could not be drawn."""
-    from ..trainer.runs.previews import most_frequent_size, preview_prompts
+    from ..trainer.runs.previews import preview_prompts, preview_size
 
     prompts = preview_prompts(config.preview, dataset)
-    size = (
-        (config.preview.width, config.preview.height) if config.preview.width else most_frequent_size(dataset)
-    )
+    size = preview_size(config.preview, dataset)
     try:
         return sample_preview(model, clip, vae, prompts, config.preview, size), ""
     except SAMPLING_ERRORS as error:

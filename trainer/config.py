@@ -117,17 +117,9 @@ class TrainConfig:
 
 
 SECTIONS: Mapping[str, type] = {
-    "lora": LoRAConfig,
-    "optimizer": OptimizerConfig,
-    "schedule": ScheduleConfig,
-    "prodigy": ProdigyConfig,
-    "objective": ObjectiveConfig,
-    "noise": NoiseConfig,
-    "prior": PriorConfig,
-    "preview": PreviewConfig,
-    "validation": ValidationConfig,
-    "run": RunConfig,
-    "logging": LoggingConfig,
+    f.name: f.default_factory
+    for f in dataclasses.fields(TrainConfig)
+    if isinstance(f.default_factory, type) and dataclasses.is_dataclass(f.default_factory)
 }
 """The groups of a TrainConfig: each has a settings node and a socket of its own."""
 

@@ -77,7 +77,7 @@ def save_class_image(folder: Path, index: int, image: Image.Image) -> Path:
 def class_image_size(dataset: TrainingSet) -> Size:
     """(width, height) to draw class images at: the dataset's most frequent bucket of full area, pixels."""
     full = set(bucket_sizes(dataset.config.resolution, dataset.config.bucket_step))
-    frequent = max(dataset.buckets, key=dataset.samples_in)
+    frequent = dataset.most_frequent_size
     square = dataset.config.resolution // dataset.config.bucket_step * dataset.config.bucket_step
     return frequent if frequent in full else (max(square, dataset.config.bucket_step),) * 2
 

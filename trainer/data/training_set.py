@@ -114,6 +114,11 @@ class TrainingSet:
     def has_masks(self) -> bool:
         return any(picture.has_mask for picture in self.pictures)
 
+    @property
+    def most_frequent_size(self) -> Size:
+        """(width, height) of the bucket that most samples lie in, pixels."""
+        return max(self.buckets, key=self.samples_in)
+
     def samples_in(self, bucket: Size) -> int:
         """Samples an epoch draws from a bucket."""
         return sum(self.pictures[index].repeats for index in self.buckets[bucket])

@@ -58,7 +58,7 @@ def save_state(folder: Path, state: TrainState, spared: Collection[int] = ()) ->
     head = {"format": FORMAT, "step": state.step, "fingerprint": state.fingerprint, **state.figures}
     text = json.dumps(head, sort_keys=True)
     content = safetensors.torch.save(
-        dict(state.tensors), {"state": text, "digest": _digest(text, state.tensors)}
+        dict(state.tensors), {"state": text, "digest": tensors_digest(state.tensors, text)}
     )
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     before = [other for other in list_states(folder) if step_of(other) <= state.step]
@@ -145,7 +145,7 @@ def _read_state(path: Path) -> TrainState:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
     text = metadata["state"]
-    if metadata["digest"] != _digest(text, tensors):
+    if metadata["digest"] != tensors_digest(tensors, text):
         raise ValueError("digest differs")
     head = json.loads(text)
     if head["format"] > FORMAT:
@@ -156,10 +156,11 @@ def _read_state(path: Path) -> TrainState:
     return TrainState(head["step"], head["fingerprint"], tensors, figures)
 
 
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """SHA-256 over a text and the names, types, shapes and bytes of tensors, wherever they lie."""
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name].detach().cpu().contiguous()
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()

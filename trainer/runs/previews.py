@@ -49,7 +49,7 @@ class Previewer:
         self._config = config
         self._folder = folder
         self._listener = listener
-        self._size = (config.width, config.height) if config.width else most_frequent_size(dataset)
+        self._size = preview_size(config, dataset)
         self._prompts = preview_prompts(config, dataset)
         self._encoded: Any = model.encode_prompts(self._prompts, config.negative)
         self._drew_before = False
@@ -142,9 +142,9 @@ def preview_prompts(config: PreviewConfig, dataset: TrainingSet) -> list[str]:
     return prompts or [literal_prompt(dataset.pictures[0].captions[0])]
 
 
-def most_frequent_size(dataset: TrainingSet) -> tuple[int, int]:
-    """(width, height) of the bucket that most samples lie in, pixels."""
-    return max(dataset.buckets, key=dataset.samples_in)
+def preview_size(config: PreviewConfig, dataset: TrainingSet) -> tuple[int, int]:
+    """(width, height) of the settings, else the most frequent of the dataset, pixels."""
+    return (config.width, config.height) if config.width else dataset.most_frequent_size
 
 
 def newest_pictures(folder: Path) -> list[Path]:

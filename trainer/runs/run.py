@@ -22,7 +22,14 @@ from ..optimization.optimizers import require_optimizer
 from ..sdxl.model import TrainableModel
 from ..training import Training
 from .between_steps import BetweenSteps, HeldOut
-from .checkpoint import TrainState, keep_newest_state, list_states, load_newest_state, load_state
+from .checkpoint import (
+    TrainState,
+    keep_newest_state,
+    list_states,
+    load_newest_state,
+    load_state,
+    tensors_digest,
+)
 from .combinations import check_combinations
 from .hub import push_once
 from .job import Job, Result
@@ -41,7 +48,7 @@ from .run_identity import Identity, run_identity
 from .run_lock import lock_run
 from .run_record import RunRecord
 from .run_report import RunOutcome, describe_run
-from .run_setup import PRECISIONS, RunPictures, assemble, encode_pictures, lora_digest
+from .run_setup import PRECISIONS, RunPictures, assemble, encode_pictures
 from .run_writer import Course, RunWriter, require_same_file, restore
 from .trackers import Trackers
 from .validation import HeldOutLosses
@@ -91,7 +98,7 @@ def _identity(job: Job, model: TrainableModel, milestones: Milestones) -> Identi
         (job.dataset.fingerprint, job.dataset.config),
         (model.fingerprint, model.title),
         milestones.validate_every,
-        lora_digest(job.initial_lora) if job.initial_lora else "",
+        tensors_digest(job.initial_lora.tensors) if job.initial_lora else "",
     )
 
 

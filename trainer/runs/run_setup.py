@@ -1,6 +1,5 @@
 """From a job to a `Training`: which pictures do what, what is encoded, how the pieces are put together."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -186,16 +185,6 @@ def _class_images(config: TrainConfig, pictures: RunPictures, encoded: EncodedPi
 def lora_title(lora: LoRAFile) -> str:
     """What a LoRA calls itself."""
     return lora.metadata.get("ss_output_name") or "the LoRA to start from"
-
-
-def lora_digest(lora: LoRAFile) -> str:
-    """Names the weights of a LoRA, whatever its metadata say."""
-    sha = hashlib.sha256()
-    for name in sorted(lora.tensors):
-        tensor = lora.tensors[name].detach().cpu().contiguous()
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
 
 
 def needs_loss_scale(dtype: torch.dtype, device: torch.device) -> LossScale | None:
