@@ -30,6 +30,7 @@ from .settings.run_config import (
     SavePrecision,
     ValidationConfig,
 )
+from .settings.text_config import PivotalConfig, TextEncoderConfig, TokenOptimizer, TrainedEncoders, TrainFirst
 
 __all__ = [
     "MAX_SEED",
@@ -46,6 +47,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimizerConfig",
     "OptimizerName",
+    "PivotalConfig",
     "Precision",
     "PreviewConfig",
     "PriorConfig",
@@ -56,7 +58,11 @@ __all__ = [
     "ScheduleConfig",
     "SizeConditioning",
     "Targets",
+    "TextEncoderConfig",
+    "TokenOptimizer",
     "TrainConfig",
+    "TrainFirst",
+    "TrainedEncoders",
     "ValidationConfig",
 ]
 
@@ -88,6 +94,8 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     run: RunConfig = field(default_factory=RunConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    pivotal: PivotalConfig = field(default_factory=PivotalConfig)
 
     def __post_init__(self) -> None:
         refuse(

@@ -6,16 +6,20 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from ..config import PreviewConfig
 from ..diffusion.conditioning import Batch, TextCondition
 from ..diffusion.noise_schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    from .text_encoder import SDXLTextEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,19 @@ class Denoiser:
             added_cond_kwargs={"text_embeds": batch.pooled.to(dtype), "time_ids": batch.time_ids},
             return_dict=False,
         )[0]
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoders:
+    """Private views of SDXL's two frozen text encoders in evaluation mode.
+
+    New tokens and adapters are put into them, never into a host's own modules.
+    """
+
+    clip_l: CLIPTextModel
+    clip_g: CLIPTextModelWithProjection
+    layer: int = -2
+    """Which hidden state both give out: SDXL's is the one before the last."""
 
 
 class TrainableModel(Protocol):
@@ -79,8 +96,20 @@ class TrainableModel(Protocol):
         """
         ...
 
-    def encode_prompts(self, prompts: Sequence[str], negative: str) -> Any:
-        """Encode preview prompts in the host's own prompt syntax, for `draw`; before the denoiser opens."""
+    def open_text_encoders(self) -> AbstractContextManager[TextEncoders]:
+        """The text encoders to train on, on the training device; on leaving every reference is dropped.
+
+        May be open together with the denoiser, and is opened first.
+        """
+        ...
+
+    def encode_prompts(
+        self, prompts: Sequence[str], negative: str, encoder: "SDXLTextEncoder | None" = None
+    ) -> Any:
+        """Encode preview prompts in the host's own prompt syntax, for `draw`; before the denoiser opens.
+
+        With an encoder, at any time and through it: new tokens and adapters in it act.
+        """
         ...
 
     def draw(
