@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"error: {error}", 1, listener)
     except (CancelledError, KeyboardInterrupt) as stopped:
         return _say(f"{stopped or 'stopped'}; run the same command again to go on", INTERRUPTED, listener)
-    return _say(f"{result.report}\nwrote {result.lora_path}", 0, listener)
+    written = ", ".join(map(str, (result.lora_path, *result.embeddings)))
+    return _say(f"{result.report}\nwrote {written}", 0, listener)
 
 
 def _say(text: str, status: int, listener: TerminalListener) -> int:
@@ -70,6 +71,7 @@ def run_job(options: argparse.Namespace, listener: TerminalListener) -> Result:
         loras_folder=options.output / "loras",
         run_folder=options.output / "sdxl_trainer",
         initial_lora=initial_lora,
+        embeddings_folder=options.output / "embeddings",
     )
     result = train(job, model, listener)
     if options.sheet:

@@ -25,6 +25,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "precision": ("run", "precision"),
     "validation_share": ("validation", "validation_share"),
     "preview_every": ("preview", "preview_every"),
+    "train_text_encoder": ("text_encoder", "train_text_encoder"),
     "prior_loss_weight": ("prior", "prior_loss_weight"),
     "resolution": ("dataset", "resolution"),
     "trigger": ("dataset", "trigger"),
@@ -32,6 +33,11 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "repeats": ("dataset", "repeats"),
     "flip": ("dataset", "flip"),
 }
+_RATES_OF_PARTS = (
+    ("text_encoder", "clip_l_learning_rate"),
+    ("text_encoder", "clip_g_learning_rate"),
+)
+"""Rates that go with the optimizer of the whole; the tokens have one of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +109,9 @@ def _settings(options: argparse.Namespace, file: ConfigFile, changes: dict[str, 
     if asked.get("optimizer", optimizer.optimizer) != optimizer.optimizer:
         # a rate that suits one optimizer is wrong for another by orders of magnitude
         asked.setdefault("learning_rate", 0.0)
+        for section, name in _RATES_OF_PARTS:
+            if section in changes or section in file.sections:
+                changes.setdefault(section, {}).setdefault(name, 0.0)
     changed = dict(file.sections)
     for section, values in changes.items():
         changed[section] = replace(changed.get(section, getattr(recipe, section)), **values)
@@ -125,6 +134,9 @@ def _widgets(options: argparse.Namespace, file: ConfigFile) -> Widgets:
         batch_size=options.batch_size or from_file.get("batch_size", 0),
         seed=seed,
         resume=options.resume,
+        token=options.token,
+        new_tokens=options.new_tokens,
+        ti_fraction=options.ti_fraction,
     )
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from .config import AdapterKind, LRSchedule, OptimizerName, Precision, Resume, Targets
+from .config import AdapterKind, LRSchedule, OptimizerName, Precision, Resume, Targets, TrainedEncoders
 from .settings.presets import PRESETS
 
 STAND_IN = Path(__file__).resolve().parents[1] / "assets" / "tiny_sdxl"
@@ -16,6 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=DESCRIPTION)
     _add_files(parser.add_argument_group("files"))
     _add_training(parser.add_argument_group("training (what is not given: from --config, else the preset)"))
+    _add_text(parser.add_argument_group("text encoders and new words"))
     _add_pictures(parser.add_argument_group("pictures"))
     _add_prior(parser.add_argument_group("prior preservation"))
     return parser
@@ -64,6 +65,19 @@ def _add_training(run: "argparse._ArgumentGroup") -> None:
         default=[],
         metavar="SECTION.FIELD=VALUE",
         help="any other setting, such as noise.noise_offset=0.05; may be given often",
+    )
+
+
+def _add_text(text: "argparse._ArgumentGroup") -> None:
+    text.add_argument(
+        "--token", default="", help="word of captions and prompts to learn new tokens for, such as TOK"
+    )
+    text.add_argument("--new-tokens", type=int, default=0, help="tokens the word stands for; default 2")
+    text.add_argument(
+        "--ti-fraction", type=float, default=0.0, help="part of the run that trains the tokens; default 0.5"
+    )
+    text.add_argument(
+        "--train-text-encoder", choices=get_args(TrainedEncoders), help="which text encoders get a LoRA, too"
     )
 
 

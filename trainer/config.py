@@ -30,7 +30,13 @@ from .settings.run_config import (
     SavePrecision,
     ValidationConfig,
 )
-from .settings.text_config import PivotalConfig, TextEncoderConfig, TokenOptimizer, TrainedEncoders, TrainFirst
+from .settings.text_config import (
+    PivotalConfig,
+    TextEncoderConfig,
+    TokenOptimizer,
+    TrainedEncoders,
+    TrainFirst,
+)
 
 __all__ = [
     "MAX_SEED",

@@ -6,7 +6,7 @@ tensors of a whole step, LoRA on attention alone / on attention and feed-forward
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import Checkpointing, LoRAConfig, Targets, TrainConfig
 from .data.dataset import TrainingSet
+from .settings.part_rates import text_end_step
 
 GIB = 2**30
 
@@ -30,13 +31,17 @@ class Level:
     modules: tuple[str, ...]
     attention_gib: float
     attention_ff_gib: float
+    text_gib: float
+    """Of both text encoders for one window of 77 tokens, float32, where they have a LoRA."""
 
 
 LEVELS = (
-    Level("off", (), 5.31, 6.42),
-    Level("transformer blocks", ("BasicTransformerBlock",), 0.54, 0.62),
-    Level("all blocks", ("BasicTransformerBlock", "ResnetBlock2D"), 0.50, 0.58),
+    Level("off", (), 5.31, 6.42, 0.26),
+    Level("transformer blocks", ("BasicTransformerBlock", "CLIPEncoderLayer"), 0.54, 0.62, 0.03),
+    Level("all blocks", ("BasicTransformerBlock", "CLIPEncoderLayer", "ResnetBlock2D"), 0.50, 0.58, 0.03),
 )
+_LETTERS_IN_A_WINDOW = 300
+"""75 tokens of about four letters each."""
 _CONV_SHARE = 1.15  # convolution adapters keep their inputs, too
 _LARGEST_WEIGHT: Mapping[Targets, int] = {
     "attention": 1280 * 2048,
@@ -102,6 +107,20 @@ def activation_bytes(
     return kept + _built_bytes(lora, unet_config, bytes_per_value)
 
 
+def text_bytes(level: Level, captions: Sequence[str], num_samples: int, unet_config: Any) -> int:
+    """Estimate what a step holds of the text encoders while they learn.
+
+    Args:
+        level: how much is checkpointed.
+        captions: of which the longest decides.
+        num_samples: in a batch.
+        unet_config: as of `activation_bytes`; text encoders are taken to be as small as their UNet.
+    """
+    num_windows = max(math.ceil(len(caption) / _LETTERS_IN_A_WINDOW) for caption in captions)
+    relative = 1.0 if unet_config is None else _relative_size(unet_config)
+    return int(level.text_gib * GIB * max(1, num_windows) * num_samples * relative)
+
+
 def _built_bytes(lora: LoRAConfig, unet_config: Any, bytes_per_value: int) -> int:
     """For the matrices that LoHa and LoKr build and throw away; LoRA and DoRA build none."""
     if lora.adapter not in ("loha", "lokr"):
@@ -147,10 +166,16 @@ def plan_memory(free: int, setting: Checkpointing, needed: Callable[[Level], int
 def bytes_needed(
     config: TrainConfig, dataset: TrainingSet, unet_config: Any, bytes_per_value: int
 ) -> Callable[[Level], int]:
-    """`activation_bytes` of the largest batch of a run, by level."""
+    """Of the largest batch of a run, by level: `activation_bytes`, and `text_bytes` where the text learns."""
     batches = [(min(config.batch_size, dataset.samples_in(bucket)), *bucket) for bucket in dataset.buckets]
     largest = max(batches, key=math.prod)
-    return lambda level: activation_bytes(level, config.lora, largest, unet_config, bytes_per_value)
+    captions = [caption for picture in dataset.pictures for caption in picture.captions]
+
+    def needed(level: Level) -> int:
+        own = text_bytes(level, captions, largest[0], unet_config) if text_end_step(config) else 0
+        return own + activation_bytes(level, config.lora, largest, unet_config, bytes_per_value)
+
+    return needed
 
 
 def bytes_to_ask_for(config: TrainConfig, dataset: TrainingSet, device: torch.device) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .events import StepReport
+from .trained_part import TrainedPart
 from .training import Training
 
 MAX_SKIPPED_IN_A_ROW = 5
@@ -24,11 +25,14 @@ class UnreadFigures:
         self._report = report
         self._figures: list[Tensor] = []
         self._learning_rates: list[float] = []
+        self._leading: TrainedPart | None = None
         self._since = time.perf_counter()
 
-    def add(self, loss: Tensor, grad_norm: Tensor, learning_rate: float) -> None:
+    def add(self, loss: Tensor, grad_norm: Tensor, leading: TrainedPart, learning_rate: float) -> None:
+        """Take in a step; `leading` is the part whose rate is shown, the same between two readings."""
         self._figures += [loss, grad_norm.to(loss.device)]
         self._learning_rates.append(learning_rate)
+        self._leading = leading
 
     def read(self) -> None:
         """Report all steps since the last reading.
@@ -46,7 +50,7 @@ class UnreadFigures:
         a_step = config.run.gradient_accumulation / training.plan.num_batches
         rates, self._figures, self._learning_rates = self._learning_rates, [], []
         # Prodigy's factor on the rate moves slowly: that of the last step stands for the few before it
-        factor = training.optimizer.effective_learning_rate() / rates[-1] if rates[-1] else 1.0
+        factor = 1.0 if self._leading is None else self._leading.rate_factor
         for number, learning_rate in enumerate(rates):
             loss, grad_norm = figures[2 * number : 2 * number + 2]
             if not math.isfinite(grad_norm):

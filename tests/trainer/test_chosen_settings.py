@@ -46,6 +46,8 @@ def test_every_preset_can_be_chosen(preset):
         (("--preview-every", 50), ("preview", "preview_every"), 50),
         (("--prior-loss-weight", 0.5), ("prior", "prior_loss_weight"), 0.5),
         (("--prompts", "a cat", "a dog"), ("preview", "prompts"), "a cat\na dog"),
+        (("--train-text-encoder", "both"), ("text_encoder", "train_text_encoder"), "both"),
+        (("--set", "pivotal.bundle=on"), ("pivotal", "bundle"), True),
         (("--set", "noise.noise_offset=0.05"), ("noise", "noise_offset"), 0.05),
     ],
 )
@@ -90,6 +92,24 @@ def test_another_optimizer_gets_its_own_rate_unless_one_is_given():
     given = chosen("--optimizer", "lion", "--set", "optimizer.learning_rate=3e-5").settings.optimizer
     assert given.effective_learning_rate == 3e-5
     assert chosen("--optimizer", "adamw").settings.optimizer.learning_rate == 1e-4
+
+
+def test_another_optimizer_gets_its_own_rates_for_the_text_encoders_too(tmp_path):
+    flags = ("--preset", "green_chair", "--set", "text_encoder.stop_fraction=0.5")
+    assert chosen(*flags).settings.text_encoder.clip_l_learning_rate == 5e-6
+    text = chosen(*flags, "--optimizer", "prodigy").settings.text_encoder
+    assert (text.train_text_encoder, text.clip_l_learning_rate, text.clip_g_learning_rate) == ("both", 0, 0)
+    file = written(tmp_path / "a.json", {"text_encoder": {"clip_g_learning_rate": 1e-5}})
+    assert chosen("--config", file).settings.text_encoder.clip_g_learning_rate == 1e-5
+    assert chosen("--config", file, "--optimizer", "lion").settings.text_encoder.clip_g_learning_rate == 0
+    given = ("--set", "text_encoder.clip_g_learning_rate=1")
+    assert chosen(*flags, *given, "--optimizer", "prodigy").settings.text_encoder.clip_g_learning_rate == 1
+
+
+def test_flags_of_new_words_reach_the_widgets():
+    widgets = chosen("--token", "TOK", "--new-tokens", 3, "--ti-fraction", 0.25).widgets
+    assert (widgets.token, widgets.new_tokens, widgets.ti_fraction) == ("TOK", 3, 0.25)
+    assert (chosen().widgets.token, chosen().widgets.new_tokens, chosen().widgets.ti_fraction) == ("", 0, 0)
 
 
 def test_a_class_prompt_alone_lets_the_base_model_keep_the_class():

@@ -14,9 +14,8 @@ from sdxl_trainer.trainer.events import SilentListener
 from sdxl_trainer.trainer.loop import StopEarly, micro_step, run_steps
 from sdxl_trainer.trainer.memory_plan import LEVELS, MemoryPlan
 from sdxl_trainer.trainer.optimization.loss_scale import LossScale
-from sdxl_trainer.trainer.optimization.optimizers import AdapterOptimizer
-from sdxl_trainer.trainer.optimization.weight_average import WeightAverage
 from sdxl_trainer.trainer.sdxl.model import Denoiser
+from sdxl_trainer.trainer.trained_part import TrainedPart
 from sdxl_trainer.trainer.training import ClassImages, Training
 
 CPU = torch.device("cpu")
@@ -61,17 +60,15 @@ def start(tiny_run, tmp_path):
         dataset = dataset or tiny_run.tiny_dataset(tmp_path)
         unet = tiny_run.tiny_unet(dtype)
         adapter = attach_adapter(unet, config.lora, config.seed)
-        decay = config.optimizer.ema_decay
         return Training(
             config=config,
             denoiser=kind(unet, NoiseSchedule.sdxl()),
             adapter=adapter,
-            optimizer=AdapterOptimizer(adapter.weights, config.optimizer, config.prodigy, adapter.is_up),
+            parts=(TrainedPart.of("unet", adapter, config, adapter.is_up),),
             plan=BatchPlan(dataset, config.batch_size, config.seed, config.objective.caption_dropout),
             encoded=encode(tiny_run, dataset, dtype),
             memory=MemoryPlan(LEVELS[0], 2**30, 2**31, False),
             loss_scale=LossScale(CPU) if dtype == torch.float16 else None,
-            average=WeightAverage(adapter.weights, decay) if decay else None,
         )
 
     return build
@@ -309,7 +306,7 @@ def test_evaluation_shows_the_mean_and_gives_the_weights_back(start):
     before = weights.master.clone()
     with training.evaluation():
         assert not torch.equal(weights.master, before)
-        assert torch.equal(weights.master, training.average.state()["average"])
+        assert torch.equal(weights.master, training.parts[0].average.state()["average"])
     assert torch.equal(weights.master, before)
 
 
@@ -318,7 +315,7 @@ def test_prodigys_report_tells_the_rate_that_acts(start):
     reports = run(training)
     assert {report.learning_rate for report in reports} == {1.0}
     assert 0 < reports[-1].effective_learning_rate < 0.1
-    assert reports[-1].effective_learning_rate == pytest.approx(training.optimizer.groups[0]["d"])
+    assert reports[-1].effective_learning_rate == pytest.approx(training.parts[0].optimizer.groups[0]["d"])
 
 
 def test_no_global_random_number_is_drawn(start):

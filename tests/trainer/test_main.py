@@ -135,6 +135,29 @@ def test_a_base_model_that_keeps_the_class_is_wished_for_in_one_word(command, ar
     }
 
 
+def test_new_words_and_text_encoders_are_trained_by_flags(command, arguments, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    words = ["--token", "TOK", "--new-tokens", "3", "--set", "pivotal.add_token=on"]
+    text = ["--train-text-encoder", "clip_l", "--ti-fraction", "0.5", "--steps", "2", "--name", "one"]
+    prompts = ["--sheet", str(sheet), "--prompts", "a photo of TOK"]
+    assert command.main([*arguments, *words, *text, *prompts]) == 0
+    said = capsys.readouterr().out
+    for part in ("token TOK (node)", "tokens train to step 1 of 2", "CLIP-L rate 5e-05 (half of the UNet's)"):
+        assert part in said
+    assert "one.safetensors, " in said.splitlines()[-1]
+    assert "one_emb.safetensors" in said.splitlines()[-1]
+    vectors = load_file(tmp_path / "out" / "embeddings" / "one_emb.safetensors")
+    assert {name: len(rows) for name, rows in vectors.items()} == {"clip_l": 3, "clip_g": 3}
+    names = load_file(tmp_path / "out" / "loras" / "one.safetensors")
+    assert {name.split("_")[1] for name in names} == {"unet", "te1"}
+    assert sheet.exists()
+
+
+def test_a_word_that_no_caption_holds_is_refused(command, arguments, capsys):
+    assert command.main([*arguments, "--token", "TOK", "--steps", "2"]) == 1
+    assert "token 'TOK' stands in none of the dataset's captions" in capsys.readouterr().err
+
+
 def test_a_typing_error_is_one_sentence_before_anything_is_read(command, arguments, tmp_path, capsys):
     assert command.main([*arguments, "--set", "noise.noise_ofset=1"]) == 1
     assert "did you mean noise.noise_offset" in capsys.readouterr().err

@@ -50,6 +50,11 @@ PRODIGY = {
 }
 DRAWN = {"preview.preview_every": 3, "preview.steps": 2}
 HELD_OUT = {"validation.validation_share": 0.4}
+TEXT_LORA = {"text_encoder.train_text_encoder": "both", "run.save_precision": "fp32"}
+TOKENS = {"pivotal.token": "TOK", "pivotal.learning_rate": 2e-2, "steps": 4}
+# what changes the text changes what the UNet is given, and what it learns from it
+OF_TEXT = {"captions", "text LoRA", *NUMBERS}
+OF_TOKENS = {"captions", "tokens", *NUMBERS}
 CASES = {
     "steps": Case(4, {"timesteps", "rates", "file names", *BATCHES}),
     "batch_size": Case(2, {"timesteps", *BATCHES}),
@@ -143,6 +148,23 @@ CASES = {
     "run.save_precision": Case("fp32", {"file", "form"}),
     "run.save_diffusers": Case(True, {"file names"}),
     "logging.tracker": Case("tensorboard", {"file names"}),
+    "text_encoder.train_text_encoder": Case("both", {"form", *OF_TEXT}),
+    "text_encoder.clip_l_learning_rate": Case(1e-3, OF_TEXT, TEXT_LORA),
+    "text_encoder.clip_g_learning_rate": Case(1e-3, OF_TEXT, TEXT_LORA),
+    "text_encoder.weight_decay": Case(0.9, OF_TEXT, TEXT_LORA),
+    "text_encoder.stop_fraction": Case(0.4, OF_TEXT, TEXT_LORA),
+    "text_encoder.text_encoder_rank": Case(1, {"form", *OF_TEXT}, TEXT_LORA),
+    "pivotal.token": Case("TOK", {"file names", "rates", *OF_TOKENS}, {"steps": 4}, "words"),
+    "pivotal.new_tokens": Case("1", {*OF_TOKENS}, TOKENS, "words"),
+    "pivotal.initial_words": Case("cat", OF_TOKENS, TOKENS, "words"),
+    "pivotal.ti_fraction": Case(0.25, {"rates", *OF_TOKENS}, TOKENS, "words"),
+    "pivotal.learning_rate": Case(1e-3, {"rates", *OF_TOKENS}, TOKENS, "words"),
+    "pivotal.optimizer": Case("sgd", OF_TOKENS, TOKENS, "words"),
+    "pivotal.weight_decay": Case(0.9, OF_TOKENS, TOKENS, "words"),
+    "pivotal.norm_pull": Case(0.9, OF_TOKENS, TOKENS, "words"),
+    "pivotal.train_first": Case("tokens+lora", {"rates", *OF_TOKENS}, TOKENS, "words"),
+    "pivotal.add_token": Case(True, OF_TOKENS, {**TOKENS, "steps": 10}, "words"),
+    "pivotal.bundle": Case(True, {"file", "form"}, TOKENS, "words"),
 }
 REFUSED = {
     "run.precision": ("bf16", "precision is bf16, but the model is held in fp32"),
@@ -168,14 +190,17 @@ PACKAGES = {"prodigy": "prodigyopt", "optimizer.optimizer": "lion_pytorch", "log
 
 @pytest.fixture(scope="module")
 def datasets(tiny_run, tmp_path_factory):
-    """Five pictures of two shapes, as they are, with masks, and with class images."""
+    """Five pictures of two shapes, as they are, with masks, with class images, with TOK in the captions."""
     folder = tmp_path_factory.mktemp("datasets")
     plain = tiny_run.tiny_dataset(folder, crop="random")
     tiny_run.draw_pictures(folder / "classes" / "pictures", 4, seed=9)
     class_set = tiny_run.tiny_dataset(folder / "classes")
     masks = [[[float(row + column < 40) for column in range(64)] for row in range(64)]]
+    captions = ["TOK", "a TOK", "no such word", "one TOK", "TOK in it"]
+    tiny_run.draw_pictures(folder / "words" / "pictures", captions=captions)
     return {
         "plain": plain,
+        "words": tiny_run.tiny_dataset(folder / "words"),
         "masked": with_masks(plain, torch.tensor(masks)),
         "class": with_class_images(plain, class_set),
     }

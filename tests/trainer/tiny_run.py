@@ -28,8 +28,9 @@ from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule  # noqa:
 from sdxl_trainer.trainer.events import SilentListener  # noqa: E402
 from sdxl_trainer.trainer.runs.run import Job, train  # noqa: E402
 from sdxl_trainer.trainer.runs.run_folder import RunFiles  # noqa: E402
-from sdxl_trainer.trainer.sdxl.model import Denoiser  # noqa: E402
+from sdxl_trainer.trainer.sdxl.model import Denoiser, TextEncoders  # noqa: E402
 from sdxl_trainer.trainer.sdxl.sampling import sample_latents  # noqa: E402
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection  # noqa: E402
 
 TEXT_WIDTH, POOLED_WIDTH = 16, 8
 SIZE = (64, 64)
@@ -63,6 +64,27 @@ def _tiny_unet(dtype):
     return pickle.dumps(unet.to(dtype).eval().requires_grad_(False))
 
 
+def tiny_text_encoders():
+    """SDXL's pair with two layers each, 6 and 10 wide, and CLIP's whole vocabulary; always the same."""
+    return pickle.loads(_tiny_text_encoders())
+
+
+@lru_cache
+def _tiny_text_encoders():
+    sizes = {"intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"projection_dim": POOLED_WIDTH, "vocab_size": 49408}
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        pair = [
+            kind(CLIPTextConfig(**sizes, hidden_size=width))
+            for kind, width in ((CLIPTextModel, 6), (CLIPTextModelWithProjection, TEXT_WIDTH - 6))
+        ]
+        for encoder in pair:
+            for weight in encoder.parameters():
+                weight.data.normal_(0, 0.3)
+    return pickle.dumps([encoder.eval().requires_grad_(False) for encoder in pair])
+
+
 class TinyModel:
     """A TrainableModel without files: pixels are averaged to latents, captions are hashed to text."""
 
@@ -77,6 +99,7 @@ class TinyModel:
         self.encoded_pictures = 0
         self.encoded_captions = []
         self.times_opened = 0
+        self.text_is_open = False
 
     def encode_pixels(self, pixels):
         self.encoded_pictures += len(pixels)
@@ -96,8 +119,15 @@ class TinyModel:
             torch.randn(POOLED_WIDTH, generator=generator),
         )
 
-    def encode_prompts(self, prompts, negative):
-        return [self._condition(text) for text in [*prompts, negative]]
+    def encode_prompts(self, prompts, negative, encoder=None):
+        texts = [*prompts, negative]
+        return [self._condition(text) for text in texts] if encoder is None else encoder.encode(texts)
+
+    @contextmanager
+    def open_text_encoders(self):
+        self.text_is_open = True
+        yield TextEncoders(*tiny_text_encoders())
+        self.text_is_open = False
 
     def draw(self, denoiser, encoded_prompts, preview, size):
         *prompts, negative = encoded_prompts
@@ -183,12 +213,13 @@ def tiny_job(folder, dataset=None, initial_lora=None, **values):
         loras_folder=folder / "loras",
         run_folder=folder / "runs",
         initial_lora=initial_lora,
+        embeddings_folder=folder / "embeddings",
     )
 
 
 def tiny_files(folder):
     """The files of `run_tiny` in this folder."""
-    return RunFiles("cat", folder / "loras", folder / "runs" / "cat")
+    return RunFiles("cat", folder / "loras", folder / "runs" / "cat", folder / "embeddings")
 
 
 def run_tiny(folder, listener=None, model=None, **values):

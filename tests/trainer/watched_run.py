@@ -73,12 +73,14 @@ def run_watched(folder, dataset, changes, prediction_type="epsilon"):
         **{key: [given[key] for given in model.given] for key in model.given[0]},
         "rates": [(report.learning_rate, report.effective_learning_rate) for report in listener.reports],
         "weights": {name: bits(value) for name, value in state.items() if name.startswith("lora/")},
+        "text LoRA": {name: bits(value) for name, value in state.items() if re.match("clip_./lora/", name)},
+        "tokens": {name: bits(value) for name, value in state.items() if name.startswith("tokens/lora/")},
         "file": {name: bits(value) for name, value in lora.items()},
         "form": {name: (value.dtype, value.shape) for name, value in lora.items()},
         "held-out loss": listener.measured,
         "file names": sorted(
             re.sub(r"events\.out.*", "events", str(path.relative_to(folder)))
-            for part in ("loras", "runs")
+            for part in ("loras", "runs", "embeddings")
             for path in (folder / part).rglob("*")
             if path.is_file()
         ),

@@ -12,6 +12,7 @@ from torch import nn
 from ..config import Blocks, LoRAConfig, Targets
 from ..errors import InputError
 from ..files.lora_names import to_sgm_paths
+from ..sdxl.half_linear import HalfLinear
 from ..settings.lora_config import parse_block_ranks
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -93,7 +94,10 @@ def _blocks(places: Iterable[str]) -> list[str]:
 
 
 def can_be_trained(layer: nn.Module) -> bool:
-    """True for plain linear layers and ungrouped, zero-padded convolutions: all that SDXL's UNet has."""
+    """True for plain linear layers and ungrouped, zero-padded convolutions: all that SDXL has.
+
+    A linear layer may store its matrix in another type than it computes in, as `sdxl/half_linear.py` does.
+    """
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return type(layer) is nn.Linear
+    return type(layer) in (nn.Linear, HalfLinear)

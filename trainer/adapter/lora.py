@@ -1,15 +1,15 @@
-"""The adapter on a UNet: how it starts, what it holds, and how it comes off again.
+"""The adapter on a UNet or a text encoder: how it starts, what it holds, and how it comes off again.
 
 Layers keep their module; only their `forward` is replaced, on the instance. The weights are views of one
 flat buffer (`flat_weights.py`); which there are says `adapter_parts.py`, how they multiply `fused_lora.py`,
-`dora.py` and `weight_space.py`. Only ever on the run's private view of the UNet: nothing here may see a
-module of the host. Names are diffusers' module paths.
+`dora.py` and `weight_space.py`. Only ever on the run's private view of a network: nothing here may see a
+module of the host. Names are diffusers' module paths; those of text encoders as in `text_lora_names.py`.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,67 +18,49 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from ..config import LoRAConfig
-from .adapter_dropout import AdapterMode, LayerDropout, layer_dropout
+from ..files.text_lora_names import TextEncoderName
+from .adapted_layer import AdaptedLayer, adapt_layer
+from .adapter_dropout import AdapterMode
 from .adapter_layers import TARGET_NAMES, choose_layers
 from .adapter_parts import FASTER, PARTS, STARTS_AT_ZERO, column_norm, part_shapes, start_value, updated
-from .dora import DoRALayer, run_dora
 from .flat_weights import FlatWeights, Shape
-from .fused_lora import LoRAGroup, LoRALayer, run_lora
+from .fused_lora import LoRAGroup
 from .lean_attention import LeanAttention, is_plain
-from .weight_space import WeightSpaceLayer, run_untouched, run_weight_space
+from .text_layers import choose_text_layers, idle_text_layers
 
-__all__ = ["TARGET_NAMES", "AdaptedLayer", "Adapter", "attach_adapter"]
-
-
-@dataclass(frozen=True, eq=False)
-class AdaptedLayer:
-    """A frozen layer and what runs in its place.
-
-    Attributes:
-        parts: by part name, in the model's type; views of the flat buffer.
-        run: the layer with its update.
-        lora: of plain LoRA and DoRA.
-    """
-
-    base: nn.Linear | nn.Conv2d
-    parts: Mapping[str, nn.Parameter]
-    run: Callable[[Tensor, LayerDropout | None], Tensor]
-    dropout: LayerDropout | None
-    mode: AdapterMode
-    lora: LoRALayer | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(..., I) -> (..., O), or (B, I, H, W) -> (B, O, H', W')."""
-        if not self.mode.is_on:
-            return type(self.base).forward(self.base, x)
-        dropout = self.dropout if self.mode.is_training else None
-        if dropout is not None and dropout.is_left_out():
-            return run_untouched(self.base, x, self.parts)
-        return self.run(x, dropout)
+__all__ = ["TARGET_NAMES", "AdaptedLayer", "Adapter", "attach_adapter", "attach_text_adapter"]
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A LoRA, DoRA, LoHa or LoKr on a UNet.
+    """A LoRA, DoRA, LoHa or LoKr on a network.
 
     Attributes:
-        config: what it was made from.
+        network: a UNet or a text encoder.
+        config: what it was made from; the rank of a text encoder's may be another.
         layers: by module path.
         weights: the flat buffers; names are `<module path>.<part>`, parts as in `adapter_parts.PARTS`.
         mode: whether the layers take part, and their dropout.
+        idle: paths of layers that nothing trained depends on, so that they stay as they started.
     """
 
-    unet: UNet2DConditionModel
+    network: nn.Module
     config: LoRAConfig
     layers: dict[str, AdaptedLayer]
     weights: FlatWeights
     mode: AdapterMode
-    _processors: dict[str, Any] = field(repr=False)
+    idle: frozenset[str] = frozenset()
+    _processors: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def paths(self) -> list[str]:
-        """Module paths of the layers that learn."""
+        """Module paths of the layers with an update."""
         return list(self.layers)
+
+    @property
+    def num_learning(self) -> int:
+        """How many layers can move at all."""
+        return len(self.layers) - len(self.idle)
 
     def state_dict(self) -> dict[str, Tensor]:
         """float32 copies on the CPU, each with its own memory: `<module path>.<part>`."""
@@ -112,7 +94,7 @@ class Adapter:
         self.mode.seed, self.mode.index = seed, index
 
     def disabled(self) -> AbstractContextManager[None]:
-        """Within it the UNet answers as without adapter, bit for bit."""
+        """Within it the network answers as without adapter, bit for bit."""
         return self.mode.turned(is_on=False)
 
     def evaluating(self) -> AbstractContextManager[None]:
@@ -120,8 +102,8 @@ class Adapter:
         return self.mode.turned(is_training=False)
 
     def num_still(self) -> int:
-        """How many layers' update is still exactly nothing. Waits for the device."""
-        return sum(self._is_still(path, layer) for path, layer in self.layers.items())
+        """How many of the layers that can move have an update of exactly nothing. Waits for the device."""
+        return sum(self._is_still(path, x) for path, x in self.layers.items() if path not in self.idle)
 
     @torch.no_grad()
     def _is_still(self, path: str, layer: AdaptedLayer) -> bool:
@@ -139,7 +121,7 @@ class Adapter:
     def weight_with_update(self, path: str) -> Tensor:
         """The layer's weight as a merge would make it, float32, from the master weights.
 
-        (O, I) or (O, I, k, k), on the UNet's device.
+        (O, I) or (O, I, k, k), on the network's device.
         """
         return updated(self.layers[path].base.weight.float(), self._master_parts(path), self.config.scale)
 
@@ -148,11 +130,11 @@ class Adapter:
         return {part: self.weights.view(self.weights.master, name) for part, name in names.items()}
 
     def detach(self) -> None:
-        """Take the adapter off: every module and attribute of the UNet is what it was before."""
-        for path in self.layers:
-            vars(self.unet.get_submodule(path)).pop("forward", None)
+        """Take the adapter off: every module and attribute of the network is what it was before."""
+        for layer in self.layers.values():
+            vars(layer.base).pop("forward", None)
         for path, processor in self._processors.items():
-            self.unet.get_submodule(path).set_processor(processor)
+            self.network.get_submodule(path).set_processor(processor)
         self._processors.clear()
 
 
@@ -171,22 +153,54 @@ def attach_adapter(unet: UNet2DConditionModel, config: LoRAConfig, seed: int) ->
         InputError: the settings leave no layer, or name a block that is not there.
         ValueError: the UNet carries an adapter already, or has a layer this code cannot train beside.
     """
-    modules = dict(unet.named_modules())
-    ranks = choose_layers(unet, config)
-    if any("forward" in vars(modules[path]) for path in ranks):
-        raise ValueError("the UNet carries a LoRA already: detach that one first")
-    weights = FlatWeights(
-        _shapes({path: (modules[path], rank) for path, rank in ranks.items()}, config),
-        unet.device,
-        unet.dtype,
-    )
+    chosen = {path: (unet.get_submodule(path), rank) for path, rank in choose_layers(unet, config).items()}
+    adapter = _attach(unet, chosen, config, seed, unet.dtype)
+    adapter._processors.update(_make_attention_lean(unet, adapter.layers, adapter.weights))
+    return adapter
+
+
+def attach_text_adapter(
+    encoder: nn.Module, name: TextEncoderName, config: LoRAConfig, rank: int, seed: int, layer: int = -2
+) -> Adapter:
+    """Put a fresh adapter on a text encoder's private view: on every matrix of every layer, as kohya does.
+
+    The weights are float32 and so is what the encoder computes, whatever type it is stored in
+    (`sdxl/half_linear.py`).
+
+    Args:
+        encoder: CLIPTextModel or CLIPTextModelWithProjection of transformers, frozen.
+        name: which of SDXL's two it is.
+        config: kind, scale and dropout; its targets, blocks and rank are the UNet's.
+        rank: of every layer.
+        seed: 0 to 2^64 - 1.
+        layer: which of its hidden states SDXL is given; layers after it are `Adapter.idle` in CLIP-L.
+
+    Raises:
+        ValueError: the encoder carries an adapter already, or is none of these.
+    """
+    chosen = {path: (module, rank) for path, module in choose_text_layers(encoder, name).items()}
+    adapter = _attach(encoder, chosen, config, seed, torch.float32)
+    return replace(adapter, idle=idle_text_layers(adapter.paths, name, layer))
+
+
+def _attach(
+    network: nn.Module,
+    chosen: Mapping[str, tuple[nn.Module, int]],
+    config: LoRAConfig,
+    seed: int,
+    dtype: torch.dtype,
+) -> Adapter:
+    modules = {path: module for path, (module, _) in chosen.items()}
+    if any("forward" in vars(module) for module in modules.values()):
+        raise ValueError("the network carries a LoRA already: detach that one first")
+    weights = FlatWeights(_shapes(chosen, config), next(iter(modules.values())).weight.device, dtype)
     _start(weights, modules, seed)
     mode = AdapterMode()
-    layers = {path: _adapt(path, modules[path], weights, config, mode) for path in ranks}
-    processors = _make_attention_lean(unet, layers, weights)
-    for path, layer in layers.items():
-        modules[path].forward = layer
-    return Adapter(unet, config, layers, weights, mode, processors)
+    layers = {}
+    for path, module in modules.items():
+        layers[path] = adapt_layer(path, module, weights, config, mode)
+        module.forward = layers[path]
+    return Adapter(network, config, layers, weights, mode)
 
 
 def _shapes(layers: Mapping[str, tuple[nn.Module, int]], config: LoRAConfig) -> dict[str, Shape]:
@@ -209,40 +223,6 @@ def _start(weights: FlatWeights, modules: Mapping[str, nn.Module], seed: int) ->
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
         view.copy_(start_value(part, tuple(view.shape), generator))
     weights.publish()
-
-
-def _adapt(
-    path: str, base: nn.Linear | nn.Conv2d, weights: FlatWeights, config: LoRAConfig, mode: AdapterMode
-) -> AdaptedLayer:
-    names = {part: f"{path}.{part}" for part in PARTS if f"{path}.{part}" in weights}
-    parts = {part: nn.Parameter(weights.view(weights.compute, name)) for part, name in names.items()}
-    gradients = {part: weights.view(weights.compute_gradient, name) for part, name in names.items()}
-    dropout = layer_dropout(config, mode, path)
-    if "lora_up" not in parts:
-        layer = WeightSpaceLayer(base, parts, gradients, config.scale)
-        return AdaptedLayer(base, parts, _bound(run_weight_space, layer), dropout, mode)
-    lora = LoRALayer(
-        base=base,
-        down=parts["lora_down"],
-        up=parts["lora_up"],
-        down_gradient=gradients["lora_down"],
-        up_gradient=gradients["lora_up"],
-        scale=config.scale,
-    )
-    if "dora_scale" not in parts:
-        return AdaptedLayer(base, parts, _bound(run_lora, lora), dropout, mode, lora)
-    dora = DoRALayer(
-        lora=lora,
-        magnitude=parts["dora_scale"],
-        master=weights.view(weights.master, names["dora_scale"]),
-        gradient=gradients["dora_scale"],
-        square_norm=column_norm(base.weight).square().view(-1),
-    )
-    return AdaptedLayer(base, parts, _bound(run_dora, dora), dropout, mode, lora)
-
-
-def _bound(run: Callable[..., Tensor], layer: Any) -> Callable[[Tensor, LayerDropout | None], Tensor]:
-    return lambda x, dropout: run(layer, x, dropout)
 
 
 def _make_attention_lean(

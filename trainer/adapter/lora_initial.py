@@ -1,6 +1,7 @@
 """Start from a LoRA that was trained before."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from ..errors import InputError
 from ..files.lora_file import LoRAFile
 from ..files.lora_layout import family_problem, layout_problem
 from ..files.lora_names import UNET_PREFIX, to_kohya_names
+from ..files.text_lora_names import TEXT_PREFIXES, TextEncoderName, encoder_of
 from .adapter_parts import STARTS_AT_ZERO, kind_of, rank_of
 from .lora import Adapter
 
@@ -24,12 +26,17 @@ _RANK_AXES = {
 }
 _ZERO_IN_NEW_RANKS = (*STARTS_AT_ZERO, "hada_w1_a")
 """With these empty, new ranks add nothing: a LoHa's two products may have no common term."""
+_TITLES: Mapping[TextEncoderName, str] = {"clip_l": "text encoder CLIP-L", "clip_g": "text encoder CLIP-G"}
 _NUM_NAMED = 3
 
 
-@torch.no_grad()
-def load_initial(adapter: Adapter, lora: LoRAFile | Mapping[str, Tensor], name: str) -> list[str]:
-    """Let a fresh adapter start where a file left off: the weights' change is the file's, exactly.
+def load_initial(
+    adapter: Adapter,
+    lora: LoRAFile | Mapping[str, Tensor],
+    name: str,
+    trained_text: Collection[TextEncoderName] = (),
+) -> list[str]:
+    """Let the UNet's fresh adapter start where a file left off: the weights' change is the file's, exactly.
 
     A smaller rank is filled up with fresh ranks that add nothing yet; another alpha is multiplied in. Layers
     that the file lacks start fresh.
@@ -38,32 +45,75 @@ def load_initial(adapter: Adapter, lora: LoRAFile | Mapping[str, Tensor], name: 
         adapter: as `attach_adapter` gives it.
         lora: in kohya's or LyCORIS' layout.
         name: of the file, for messages.
+        trained_text: text encoders with an adapter of their own, for `load_initial_text`.
 
     Returns:
-        Notes for the report.
+        Notes for the report, also on what of the file is left out.
 
     Raises:
         InputError: the file is damaged, of another kind or larger rank, or has layers that do not learn here.
     """
+    lora = _checked(lora, name)
+    prefixes = (UNET_PREFIX, *(TEXT_PREFIXES[encoder] for encoder in trained_text))
+    if not any(key.startswith(prefixes) for key in lora.names):
+        raise InputError(f"initial LoRA: {name} holds no layer of the {_trained(trained_text)}")
+    layers_per_block = adapter.network.config["layers_per_block"]
+    notes = _load(adapter, lora, _Source(name, UNET_PREFIX, layers_per_block, "UNet"))
+    return notes + _left_out(lora, prefixes, name, trained_text)
+
+
+def load_initial_text(adapter: Adapter, lora: LoRAFile | Mapping[str, Tensor], name: str) -> list[str]:
+    """As `load_initial`, for one text encoder's adapter, which starts fresh where there is nothing for it.
+
+    Args:
+        adapter: as `attach_text_adapter` gives it.
+        lora: in kohya's or LyCORIS' layout.
+        name: of the file, for messages.
+    """
+    encoder = encoder_of(adapter.paths[0])
+    return _load(adapter, _checked(lora, name), _Source(name, TEXT_PREFIXES[encoder], 0, _TITLES[encoder]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What of a file is read: its name, the layers' prefix, how they are numbered, and the network's name."""
+
+    name: str
+    prefix: str
+    layers_per_block: int
+    network: str
+
+    @property
+    def rank_setting(self) -> str:
+        return "rank (or block_ranks)" if self.prefix == UNET_PREFIX else "text_encoder_rank"
+
+
+def _checked(lora: LoRAFile | Mapping[str, Tensor], name: str) -> LoRAFile:
     lora = lora if isinstance(lora, LoRAFile) else LoRAFile(dict(lora), {})
     problem = family_problem(lora.tensors) or layout_problem(lora.tensors)
     if problem:
         raise InputError(f"initial LoRA: {name} {problem}")
-    in_unet = {key: parts for key, parts in lora.parts.items() if key.startswith(UNET_PREFIX)}
-    layers_per_block = adapter.unet.config["layers_per_block"]
-    paths = {kohya: path for path, kohya in to_kohya_names(adapter.paths, layers_per_block).items()}
-    _require_kind(adapter, in_unet, name)
-    _require_layers(in_unet, paths, name)
+    return lora
+
+
+@torch.no_grad()
+def _load(adapter: Adapter, lora: LoRAFile, source: _Source) -> list[str]:
+    found = {key: parts for key, parts in lora.parts.items() if key.startswith(source.prefix)}
+    if not found:
+        return [f"{source.name} has no layer of the {source.network}, which starts fresh"]
+    paths = {name: path for path, name in to_kohya_names(adapter.paths, source.layers_per_block).items()}
+    _require_kind(adapter, found, source.name)
+    _require_layers(found, paths, source)
     state = adapter.state_dict()
-    for key, parts in in_unet.items():
+    for key, parts in found.items():
         path = paths[key]
         fresh = {part: state[f"{path}.{part}"] for part in adapter.layers[path].parts}
-        filled = _filled(parts, fresh, lora.scale_of(key), adapter.config.scale)
+        filled = _filled(parts, fresh, lora.scale_of(key) / adapter.config.scale, source.rank_setting)
         if isinstance(filled, str):
-            raise InputError(f"initial LoRA: {name} does not fit at {key}: {filled}")
+            raise InputError(f"initial LoRA: {source.name} does not fit at {key}: {filled}")
         state |= {f"{path}.{part}": tensor for part, tensor in filled.items()}
     adapter.load_state_dict(state)
-    return _notes(lora, in_unet, adapter, name)
+    return _notes(found, adapter, source)
 
 
 def _require_kind(adapter: Adapter, layers: Mapping[str, Mapping[str, Tensor]], name: str) -> None:
@@ -75,15 +125,21 @@ def _require_kind(adapter: Adapter, layers: Mapping[str, Mapping[str, Tensor]], 
         )
 
 
-def _require_layers(names: Mapping[str, object], paths: Mapping[str, str], name: str) -> None:
-    if not names:
-        raise InputError(f"initial LoRA: {name} holds no layer of the UNet, which is what is trained")
+def _require_layers(names: Mapping[str, object], paths: Mapping[str, str], source: _Source) -> None:
     odd = [key for key in names if key not in paths]
     if odd:
+        choose = "choose targets, blocks and block_ranks that contain them, and the model family"
         raise InputError(
-            f"initial LoRA: {name} has {len(odd)} layers that are not trained here ({_named(odd)}): choose "
-            "targets, blocks and block_ranks that contain them, and the model family it was trained on"
+            f"initial LoRA: {source.name} has {len(odd)} layers that are not trained here ({_named(odd)}): "
+            f"{choose if source.prefix == UNET_PREFIX else 'use the model family'} it was trained on"
         )
+
+
+def _trained(text: Collection[TextEncoderName]) -> str:
+    names = ["UNet", *(_TITLES[encoder] for encoder in text)]
+    if len(names) == 1:
+        return "UNet, which is what is trained"
+    return f"{', '.join(names[:-1])} or {names[-1]}, which are what is trained"
 
 
 def _named(names: Sequence[str]) -> str:
@@ -91,13 +147,13 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _filled(
-    parts: Mapping[str, Tensor], fresh: Mapping[str, Tensor], scale: float, own_scale: float
+    parts: Mapping[str, Tensor], fresh: Mapping[str, Tensor], factor: float, rank_setting: str
 ) -> dict[str, Tensor] | str:
     """The file's parts in the sizes of the adapter's, or what does not fit."""
     if set(parts) != set(fresh):
         return f"it has {', '.join(parts)}, but these settings make {', '.join(fresh)}: check rank"
     if rank_of(parts) > rank_of(fresh):
-        return f"its rank {rank_of(parts)} is larger than {rank_of(fresh)}: set rank (or block_ranks) to it"
+        return f"its rank {rank_of(parts)} is larger than {rank_of(fresh)}: set {rank_setting} to it"
     filled = {}
     for part, own in fresh.items():
         values = parts[part].to(torch.float32)
@@ -115,16 +171,29 @@ def _filled(
             return f"{part} is {tuple(parts[part].shape)}, but must be {tuple(own.shape)}{hint}"
         # a whole lokr update has no scale, in the file as here
         is_scaled = part in STARTS_AT_ZERO and part != "lokr_w2"
-        target.copy_(values * (scale / own_scale) if is_scaled else values)
+        target.copy_(values * factor if is_scaled else values)
         filled[part] = room if axis is None else room.movedim(0, axis)
     return filled
 
 
-def _notes(lora: LoRAFile, used: Mapping[str, object], adapter: Adapter, name: str) -> list[str]:
-    notes = [f"started from {name}: {len(used)} layers"]
-    fresh, elsewhere = len(adapter.layers) - len(used), len(lora.names) - len(used)
+def _notes(used: Mapping[str, object], adapter: Adapter, source: _Source) -> list[str]:
+    where = "" if source.prefix == UNET_PREFIX else f" of the {source.network}"
+    notes = [f"started from {source.name}: {len(used)} layers{where}"]
+    fresh = len(adapter.layers) - len(used)
     if fresh:
-        notes.append(f"{fresh} layers that {name} does not have started fresh")
-    if elsewhere:
-        notes.append(f"{elsewhere} layers of {name} outside the UNet were left out: only the UNet is trained")
+        notes.append(f"{fresh} layers{where} that {source.name} does not have started fresh")
+    return notes
+
+
+def _left_out(
+    lora: LoRAFile, prefixes: tuple[str, ...], name: str, trained_text: Collection[TextEncoderName]
+) -> list[str]:
+    notes = []
+    num_elsewhere = sum(not key.startswith(prefixes) for key in lora.names)
+    if num_elsewhere:
+        trained = " and ".join(["the UNet", *(f"the {_TITLES[encoder]}" for encoder in trained_text)])
+        only = f"only {trained} {'are' if trained_text else 'is'} trained"
+        notes.append(f"{num_elsewhere} layers of {name} outside the UNet were left out: {only}")
+    if lora.embeddings:
+        notes.append(f"the new tokens that {name} carries were left out: new tokens start from initial_words")
     return notes

@@ -4,28 +4,22 @@ A picture costs 256 KiB at 1024 px, a caption 310 KiB in half precision: a thous
 graphics card beside the model. `B` batch, `H W` size of the latents.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..config import SizeConditioning
-from ..diffusion.conditioning import (
-    Batch,
-    TextCondition,
-    inference_time_ids,
-    stack_conditions,
-    stack_time_ids,
-)
+from ..diffusion.conditioning import Batch, inference_time_ids, stack_time_ids
 from ..errors import InputError
 from ..events import Listener
 from ..sdxl.model import TrainableModel
 from .batches import Draw
+from .encoded_captions import Conditions, EncodedCaptions, encode_captions
 from .masks import LATENT_DOWNSCALE
 from .training_set import TrainingSet, Variant
 
-CAPTIONS_AT_ONCE = 8
 PIXELS_AT_ONCE = 1024 * 1024
 """The VAE sees so many pixels at a time: one picture at 1024 px, and small ones several together."""
 PICTURES_AT_ONCE = 16
@@ -33,8 +27,8 @@ PICTURES_AT_ONCE = 16
 
 @dataclass(frozen=True, eq=False)
 class EncodedDataset:
-    """`latents[picture][variant]` (4, H, W) float32 scaled; `time_ids` alike, (6,) float32;
-    `conditions` by caption.
+    """`latents[picture][variant]` (4, H, W) float32 scaled; `time_ids` alike, (6,) float32; `conditions`
+    of its captions.
 
     `masks` alike, (1, H, W) float32, all ones for pictures without a mask; None where no picture has one.
     `loss_weights[picture]` () float32; None where all are 1.
@@ -42,7 +36,7 @@ class EncodedDataset:
 
     latents: tuple[tuple[Tensor, ...], ...]
     time_ids: tuple[tuple[Tensor, ...], ...]
-    conditions: Mapping[str, TextCondition]
+    conditions: Conditions
     masks: tuple[tuple[Tensor, ...], ...] | None = None
     loss_weights: tuple[Tensor, ...] | None = None
 
@@ -51,17 +45,14 @@ class EncodedDataset:
         return EncodedDataset(
             latents=_each_to(self.latents, device),
             time_ids=_each_to(self.time_ids, device),
-            conditions={
-                caption: TextCondition(c.prompt_embeds.to(device, dtype), c.pooled.to(device, dtype))
-                for caption, c in self.conditions.items()
-            },
+            conditions=self.conditions.to(device, dtype),
             masks=None if self.masks is None else _each_to(self.masks, device),
             loss_weights=None if self.loss_weights is None else _each_to([self.loss_weights], device)[0],
         )
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
         """The drawn samples as one batch; all of them lie in one bucket."""
-        prompt_embeds, pooled = stack_conditions([self.conditions[d.caption] for d in draws])
+        prompt_embeds, pooled = self.conditions.stack([d.caption for d in draws])
         masks, weights = self.masks, self.loss_weights
         return Batch(
             latents=torch.stack([self.latents[d.picture][d.variant_index] for d in draws]),
@@ -72,10 +63,16 @@ class EncodedDataset:
             masks=None if masks is None else torch.stack([masks[d.picture][d.variant_index] for d in draws]),
         )
 
-    def with_caption(self, batch: Batch, caption: str) -> Batch:
-        """The same samples, all of them under one caption, which must be among the encoded ones."""
-        same = [self.conditions[caption]] * len(batch.latents)
-        prompt_embeds, pooled = stack_conditions(same)
+    def with_caption(self, batch: Batch, caption: str, is_base: bool = False) -> Batch:
+        """The same samples, all of them under one caption, which must be among the encoded ones.
+
+        Args:
+            batch: of this dataset.
+            caption: for each sample.
+            is_base: as the model reads it without any training.
+        """
+        stack = self.conditions.stack_base if is_base else self.conditions.stack
+        prompt_embeds, pooled = stack([caption] * len(batch.latents))
         return replace(batch, prompt_embeds=prompt_embeds, pooled=pooled)
 
 
@@ -106,21 +103,38 @@ def encode_dataset(
     Raises:
         InputError: a picture or a caption came out of its encoder as NaN or infinite; it is named.
     """
+    pictures = encode_variants(dataset, model, size_conditioning, listener, check_stop)
+    captions = captions_of(dataset) | set(extra_captions)
+    conditions = encode_captions(captions, model.encode_captions, listener, check_stop)
+    return replace(pictures, conditions=conditions)
+
+
+def encode_variants(
+    dataset: TrainingSet,
+    model: TrainableModel,
+    size_conditioning: SizeConditioning,
+    listener: Listener,
+    check_stop: Callable[[], None],
+) -> EncodedDataset:
+    """A dataset without the conditions of its captions, which come from somewhere else.
+
+    Arguments and errors as of `encode_dataset`.
+    """
     return EncodedDataset(
         latents=_encode_pictures(dataset, model, listener, check_stop),
         time_ids=tuple(
             tuple(_time_ids(dataset, variant, size_conditioning) for variant in variants)
             for variants in dataset.variants
         ),
-        conditions=_encode_captions(
-            {"", *extra_captions, *(c for picture in dataset.pictures for c in picture.captions)},
-            model,
-            listener,
-            check_stop,
-        ),
+        conditions=EncodedCaptions(),
         masks=_masks(dataset) if dataset.has_masks else None,
         loss_weights=_loss_weights(dataset),
     )
+
+
+def captions_of(dataset: TrainingSet) -> set[str]:
+    """Every caption that a sample may have, the empty one included."""
+    return {"", *(caption for picture in dataset.pictures for caption in picture.captions)}
 
 
 def _masks(dataset: TrainingSet) -> tuple[tuple[Tensor, ...], ...]:
@@ -189,24 +203,3 @@ def _encode_pixels(model: TrainableModel, pixels: Tensor) -> list[Tensor]:
         return [_encode_pixels(model, picture)[0] for picture in pixels.split(1)]
     # clone: a tensor made in inference mode, or a view that holds the whole batch, must not stay.
     return [latent.clone() for latent in encoded.detach().to("cpu", torch.float32)]
-
-
-def _encode_captions(
-    distinct: Set[str], model: TrainableModel, listener: Listener, check_stop: Callable[[], None]
-) -> dict[str, TextCondition]:
-    captions = sorted(distinct)
-    listener.phase("encoding captions", 0, len(captions))
-    conditions: dict[str, TextCondition] = {}
-    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        check_stop()
-        some = captions[start : start + CAPTIONS_AT_ONCE]
-        for caption, condition in zip(some, model.encode_captions(some), strict=True):
-            embeds, pooled = condition.prompt_embeds.detach(), condition.pooled.detach()
-            if not bool(embeds.isfinite().all() and pooled.isfinite().all()):
-                raise InputError(
-                    f"the caption '{caption[:60]}' came out of the text encoders as NaN or infinite: the "
-                    "CLIP of this checkpoint is damaged, use another checkpoint"
-                )
-            conditions[caption] = TextCondition(embeds.cpu().clone(), pooled.cpu().clone())
-        listener.phase("encoding captions", len(conditions), len(captions))
-    return conditions

@@ -1,10 +1,17 @@
-"""The averaged LoRA as a file of its own: under a free name, with where it comes from in its metadata."""
+"""The averaged LoRA as a file of its own: under a free name, with where it comes from in its metadata.
+
+The new words of its sources are in the file itself: it has no embedding file of its own.
+"""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from .atomic_file import free_name
+from .embedding_file import EMBEDDING_KEY, WORDS_KEY, WordVectors, bundle_words, metadata_of_words
+from .joined_words import join_words
 from .lora_average import average_loras
 from .lora_file import LoRAFile, rounded, write_tensors
 from .metadata import FINGERPRINT_KEY, SETTINGS_KEY, content_hashes
@@ -13,11 +20,22 @@ from .safetensors_header import read_header
 
 HASH_KEY = "sshs_model_hash"
 # what is true of one run only, and would be read as if this file were that run's
-_OF_ONE_RUN = (FINGERPRINT_KEY, SETTINGS_KEY, "workflow", "prompt", "ss_steps", "ss_epoch", "ss_session_id")
+_OF_ONE_RUN = (
+    *(FINGERPRINT_KEY, SETTINGS_KEY, WORDS_KEY, EMBEDDING_KEY, "workflow", "prompt"),
+    *("ss_steps", "ss_epoch", "ss_session_id"),
+)
+
+
+def _nowhere(_stem: str) -> None:
+    """There is no folder of embeddings."""
 
 
 def write_average(
-    folder: Path, name: str, files: Mapping[str, LoRAFile], weights: Sequence[float]
+    folder: Path,
+    name: str,
+    files: Mapping[str, LoRAFile],
+    weights: Sequence[float],
+    find: Callable[[str], Path | None] = _nowhere,
 ) -> tuple[Path, bool]:
     """Average LoRAs into `<name>.safetensors`, or `<name>-2` and so on where that is taken.
 
@@ -28,26 +46,38 @@ def write_average(
         name: plain file name without ending.
         files: file name -> LoRA; the metadata of the last one is kept, as far as it is true of the average.
         weights: one for each file.
+        find: name of an embedding file without ending -> its place, for words that no file carries itself.
 
     Returns:
         The file, and whether it was written now.
 
     Raises:
-        InputError: a bad name, weights that do not fit, or LoRAs that have no average.
+        InputError: a bad name, weights that do not fit, or LoRAs or words that have no average.
         OSError: no room or no permission.
     """
     name = check_run_name(name)
-    tensors = rounded(average_loras(list(files.values()), weights), "fp16")
+    layers = rounded(average_loras(list(files.values()), weights), "fp16")
+    words = join_words((x for x, weight in zip(files.items(), weights, strict=True) if weight), find)
     metadata = _metadata(name, files, weights)
-    hashes = content_hashes(tensors, metadata)
-    former = _former(folder, name, hashes[HASH_KEY])
+    # the hash is of the numbers, whatever they are called
+    former = _former(folder, name, content_hashes(_with_words(layers, name, words), metadata)[HASH_KEY])
     if former is not None:
         return former, False
     name = free_name(folder, name)
     path = file_within(folder, f"{name}.safetensors")
+    tensors = _with_words(layers, name, words)
     metadata |= {"ss_output_name": name, "modelspec.title": name}
+    metadata |= metadata_of_words(_stem(name), words) if words else {}
     write_tensors(path, tensors, {**metadata, **content_hashes(tensors, metadata)})
     return path, True
+
+
+def _stem(name: str) -> str:
+    return f"{name}_emb"
+
+
+def _with_words(layers: Mapping[str, Tensor], name: str, words: WordVectors | None) -> dict[str, Tensor]:
+    return {**layers, **(bundle_words(_stem(name), words) if words else {})}
 
 
 def _metadata(name: str, files: Mapping[str, LoRAFile], weights: Sequence[float]) -> dict[str, str]:

@@ -7,6 +7,7 @@ arguments of networks that sd-scripts has not are LyCORIS' (f49d30d, lycoris/koh
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..config import LoRAConfig, TrainConfig
 from ..data.dataset import TrainingSet
 from ..optimization.lr_schedule import num_warmup_steps, peak_learning_rate
 from ..optimization.optimizers import optimizer_description
+from ..settings.part_rates import Part, part_optimizer, part_window
 
 _LYCORIS_ALGO = {"lora": "lora", "dora": "lora", "loha": "loha", "lokr": "lokr"}
 _LYCORIS_PRESET = {"attention": "attn-only", "attention+ff": "attn-mlp"}
@@ -25,6 +27,8 @@ def network_values(config: TrainConfig) -> dict[str, Any]:
     arguments = _network_arguments(lora) | ({} if is_kohya else _lycoris_arguments(lora))
     if config.optimizer.lora_plus_ratio != 1:
         arguments["loraplus_unet_lr_ratio"] = config.optimizer.lora_plus_ratio
+        if config.text_encoder.trained:
+            arguments["loraplus_text_encoder_lr_ratio"] = config.optimizer.lora_plus_ratio
     return {
         "ss_network_module": "networks.lora" if is_kohya else "lycoris.kohya",
         "ss_network_dim": lora.rank,
@@ -64,8 +68,8 @@ def training_values(config: TrainConfig) -> dict[str, Any]:
     optimizer = config.optimizer
     return {
         "ss_learning_rate": peak_learning_rate(config),
-        "ss_unet_lr": peak_learning_rate(config),
-        "ss_text_encoder_lr": None,
+        "ss_unet_lr": _part_rate(config, "unet") or None,
+        "ss_text_encoder_lr": _text_encoder_rates(config),
         "ss_optimizer": optimizer_description(config),
         "ss_lr_scheduler": optimizer.lr_schedule,
         "ss_lr_warmup_steps": num_warmup_steps(config.steps, config),
@@ -73,6 +77,19 @@ def training_values(config: TrainConfig) -> dict[str, Any]:
         "ss_cache_latents": True,
         "ss_full_fp16": False,
     }
+
+
+def _part_rate(config: TrainConfig, part: Part) -> float:
+    """Peak rate of a part, 0 where it never trains."""
+    if not part_window(config, part)[1]:
+        return 0.0
+    return peak_learning_rate(replace(config, optimizer=part_optimizer(config, part)))
+
+
+def _text_encoder_rates(config: TrainConfig) -> str | None:
+    """Both rates as kohya writes its list, 0.0 for an encoder that stays as it is; None = both do."""
+    rates = [_part_rate(config, "clip_l"), _part_rate(config, "clip_g")]
+    return to_json(rates) if any(rates) else None
 
 
 def objective_values(config: TrainConfig, zero_terminal_snr: bool) -> dict[str, Any]:

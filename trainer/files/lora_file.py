@@ -1,4 +1,7 @@
-"""The LoRA file: what ComfyUI, A1111, kohya and diffusers load. Its layout: `lora_layout.py`."""
+"""The LoRA file: what ComfyUI, A1111, kohya and diffusers load. Its layout: `lora_layout.py`.
+
+Its layers are the UNet's and the text encoders'; it may carry embeddings, or hold nothing else (`bundle.py`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +14,12 @@ from ..adapter.adapter_parts import kind_of, rank_of
 from ..config import AdapterKind, LoRAConfig, SavePrecision
 from ..errors import InputError
 from .atomic_file import write_atomically
+from .bundle import embeddings_of, is_bundled
 from .lora_layout import ALPHA, SUFFIXES, family_problem, layout_problem, parts_by_layer, to_kohya
 from .lora_names import SDXL_LAYERS_PER_BLOCK, to_diffusers_paths
 from .metadata import content_hashes
 from .safetensors_file import read_safetensors, serialize
+from .text_lora_names import is_text_path
 
 __all__ = [
     "DTYPES",
@@ -42,7 +47,7 @@ _ALWAYS_FLOAT32 = (ALPHA, SUFFIXES["dora_scale"])
 
 @dataclass(frozen=True, slots=True)
 class LoRAFile:
-    """A LoRA of any kind as it lies in its file: tensors under its names, metadata."""
+    """A LoRA of any kind as it lies in its file: tensors under its names, embeddings too, and metadata."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -58,8 +63,13 @@ class LoRAFile:
         return parts_by_layer(self.tensors)
 
     @property
+    def embeddings(self) -> dict[str, dict[str, Tensor]]:
+        """Name of each embedding that the file carries -> "clip_l" and "clip_g" -> (n, width)."""
+        return embeddings_of(self.tensors)
+
+    @property
     def kinds(self) -> set[AdapterKind]:
-        """One, but for files that mix them."""
+        """One, but for files that mix them, and none for a file of embeddings alone."""
         return {kind_of(parts) for parts in self.parts.values()}
 
     def rank_of(self, name: str) -> int:
@@ -89,13 +99,14 @@ class LoRAFile:
         return {self.alpha_of(name) for name in self.names}
 
 
-def write_lora(
+def write_lora(  # noqa: PLR0913 - all that a file is made of
     path: Path,
     adapter_state: Mapping[str, Tensor],
     config: LoRAConfig,
     metadata: Mapping[str, str],
     layers_per_block: int = SDXL_LAYERS_PER_BLOCK,
     precision: SavePrecision = "fp16",
+    bundled: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a LoRA file, whole or not at all; the same input gives the same bytes.
 
@@ -105,17 +116,22 @@ def write_lora(
 
     Args:
         path: the final name.
-        adapter_state: `Adapter.state_dict()`.
+        adapter_state: `Adapter.state_dict()`, those of several adapters together; empty where only embeddings
+            were trained.
         config: kind, rank and alpha.
         metadata: texts, from `metadata.build_metadata`; the hashes of the content are added here.
         layers_per_block: of the UNet's config.
-        precision: type of the weights; alpha and a DoRA's lengths are always fp32.
+        precision: type of the weights; alpha, a DoRA's lengths and embeddings are always fp32.
+        bundled: embeddings, as `embedding_file.bundle` gives them.
 
     Raises:
         InputError: a weight is not finite.
         OSError: no room or no permission; a former file of that name is still there.
+        ValueError: neither layers nor embeddings.
     """
-    tensors = to_kohya(adapter_state, config, layers_per_block)
+    tensors = to_kohya(adapter_state, config, layers_per_block) | dict(bundled or {})
+    if not tensors:
+        raise ValueError("a LoRA file needs layers or embeddings")
     tensors = rounded(tensors, precision)
     write_tensors(path, tensors, {**metadata, **content_hashes(tensors, metadata)})
 
@@ -141,7 +157,9 @@ def rounded(tensors: Mapping[str, Tensor], precision: SavePrecision) -> dict[str
     Raises:
         InputError: a weight is not finite.
     """
-    weights = {key: x for key, x in tensors.items() if not key.endswith(_ALWAYS_FLOAT32)}
+    weights = {
+        key: x for key, x in tensors.items() if not key.endswith(_ALWAYS_FLOAT32) and not is_bundled(key)
+    }
     bad = [key for key, x in tensors.items() if not x.isfinite().all()]
     if bad:
         raise InputError(f"{bad[0]} holds numbers that are not finite: the LoRA is not written")
@@ -154,7 +172,7 @@ def rounded(tensors: Mapping[str, Tensor], precision: SavePrecision) -> dict[str
 
 
 def read_lora(path: Path) -> LoRAFile:
-    """Read and check a LoRA, DoRA, LoHa or LoKr file in kohya's or LyCORIS' layout.
+    """Read and check a LoRA, DoRA, LoHa or LoKr file in kohya's or LyCORIS' layout, and what it carries.
 
     Raises:
         InputError: not readable, cut off, a pickle, damaged, not finite, or of another model family.
@@ -169,10 +187,11 @@ def read_lora(path: Path) -> LoRAFile:
 def to_diffusers(lora: LoRAFile, layers_per_block: int = SDXL_LAYERS_PER_BLOCK) -> dict[str, Tensor]:
     """The LoRA as diffusers' own training scripts write it, for `load_lora_weights`; float32.
 
-    That format has no alpha and takes the scale as 1: alpha / rank is multiplied into `up`.
+    That format has no alpha and takes the scale as 1: alpha / rank is multiplied into `up`. It has no place
+    for embeddings either: diffusers reads those from their own file, with `load_textual_inversion`.
 
     Raises:
-        InputError: a kind that diffusers' format has no place for, or a layer that is not in SDXL's UNet.
+        InputError: a kind that diffusers' format has no place for, or a layer that is not in SDXL.
     """
     others = sorted(lora.kinds - {"lora"})
     if others:
@@ -183,15 +202,22 @@ def to_diffusers(lora: LoRAFile, layers_per_block: int = SDXL_LAYERS_PER_BLOCK) 
     tensors = {}
     layers = lora.parts
     for name, path in to_diffusers_paths(layers, layers_per_block).items():
-        tensors[f"unet.{path}.lora.down.weight"] = layers[name]["lora_down"].float()
-        tensors[f"unet.{path}.lora.up.weight"] = layers[name]["lora_up"].float() * lora.scale_of(name)
+        key = f"{path}.lora_linear_layer" if is_text_path(path) else f"unet.{path}.lora"
+        tensors[f"{key}.down.weight"] = layers[name]["lora_down"].float()
+        tensors[f"{key}.up.weight"] = layers[name]["lora_up"].float() * lora.scale_of(name)
     return tensors
 
 
-def write_diffusers_lora(path: Path, lora: LoRAFile, layers_per_block: int = SDXL_LAYERS_PER_BLOCK) -> None:
+def write_diffusers_lora(path: Path, lora: LoRAFile, layers_per_block: int = SDXL_LAYERS_PER_BLOCK) -> bool:
     """Write the diffusers-format copy of a plain LoRA, with `{"format": "pt"}` as its only metadata.
+
+    Returns:
+        Whether there was a layer to write: a file of embeddings alone has no such copy.
 
     Raises:
         InputError: see `to_diffusers`.
     """
-    write_tensors(path, to_diffusers(lora, layers_per_block), {"format": "pt"})
+    tensors = to_diffusers(lora, layers_per_block)
+    if tensors:
+        write_tensors(path, tensors, {"format": "pt"})
+    return bool(tensors)

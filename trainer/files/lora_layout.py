@@ -2,7 +2,7 @@
 
 Each layer holds `<name>.<part>` for its parts (`adapter_parts.PARTS`, two of them with `.weight` after them)
 and `<name>.alpha`, a scalar; readers scale the update by alpha / rank. Without `.alpha` ComfyUI takes the
-scale as 1, so it is always written. Names: `lora_names.py`.
+scale as 1, so it is always written. Names: `lora_names.py`. Embeddings beside the layers: `bundle.py`.
 """
 
 import re
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..adapter.adapter_parts import PARTS, rank_of, update_size
 from ..config import LoRAConfig
+from .bundle import bundle_problem, is_bundled
 from .lora_names import SDXL_LAYERS_PER_BLOCK, to_kohya_names
 
 ALPHA = ".alpha"
@@ -40,7 +41,13 @@ _COMPLETE = (
 def to_kohya(
     adapter_state: Mapping[str, Tensor], config: LoRAConfig, layers_per_block: int = SDXL_LAYERS_PER_BLOCK
 ) -> dict[str, Tensor]:
-    """`Adapter.state_dict()` under the file's names, float32, with the `.alpha` that gives the same scale."""
+    """`Adapter.state_dict()` under the file's names, float32, with the `.alpha` that gives the same scale.
+
+    Args:
+        adapter_state: of the UNet's adapter, the text encoders' or all of them together.
+        config: kind, rank and alpha.
+        layers_per_block: of the UNet's config.
+    """
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in adapter_state.items():
         path, _, part = key.rpartition(".")
@@ -68,16 +75,21 @@ def parts_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]
 
 def split_key(key: str) -> tuple[str, str]:
     """(kohya name, part); the part is "" for everything else."""
+    if is_bundled(key):
+        return key, ""
     name, _, part = key.removesuffix(".weight").rpartition(".")
     return (name, part) if part in SUFFIXES and key.endswith(SUFFIXES[part]) else (key, "")
 
 
 def family_problem(tensors: Mapping[str, Tensor]) -> str:
     """What the file is instead of a LoRA for SDXL, or ""."""
-    for key in tensors:
+    names = [key for key in tensors if not is_bundled(key)]
+    for key in names:
         for pattern, family in _FAMILIES:
             if pattern.search(key):
                 return f"is a LoRA for {family} ({key}), but must be one for SDXL"
+    if tensors and not names:
+        return ""
     layers = parts_by_layer(tensors)
     if not layers:
         first = next(iter(tensors), "nothing")
@@ -105,7 +117,12 @@ def _input_width(parts: Mapping[str, Tensor]) -> int:
 
 def layout_problem(tensors: Mapping[str, Tensor]) -> str:
     """What is damaged or of a kind that this trainer does not know, or ""."""
+    problem = bundle_problem(tensors)
+    if problem:
+        return problem
     for key, tensor in tensors.items():
+        if is_bundled(key):
+            continue
         if not tensor.isfinite().all():
             return f"is damaged: {key} holds numbers that are not finite"
         if key.endswith(ALPHA):

@@ -1,4 +1,4 @@
-"""diffusers' module paths of the UNet and the names kohya's files give the same layers.
+"""diffusers' module paths and the names that kohya's files give the same layers.
 
 A kohya name is `lora_unet_` and the layer's path in the original (sgm) UNet, dots as underscores. Both number
 the same layers differently: diffusers per block, sgm straight through. With L layers per block, block i and
@@ -12,13 +12,14 @@ resnet or attention j:
 
 An upsampler always follows a resnet and an attention: the only up block without attention is the last.
 
-Same map: `unet_to_diffusers` in ComfyUI, comfy/utils.py.
+Same map: `unet_to_diffusers` in ComfyUI, comfy/utils.py. The text encoders': `text_lora_names.py`.
 """
 
 import re
 from collections.abc import Collection, Iterable
 
 from ..errors import InputError
+from .text_lora_names import is_text_name, is_text_path, text_kohya_name, text_path_of
 
 UNET_PREFIX = "lora_unet_"
 SDXL_LAYERS_PER_BLOCK = 2
@@ -46,14 +47,19 @@ def to_kohya_names(paths: Iterable[str], layers_per_block: int = SDXL_LAYERS_PER
     """Diffusers module path -> kohya name, such as `lora_unet_input_blocks_4_1_proj_in`.
 
     Args:
-        paths: the layers that carry a LoRA.
+        paths: the layers that carry a LoRA, those of text encoders with their folder in front.
         layers_per_block: of the UNet's config; SDXL has 2.
 
     Raises:
-        ValueError: a path that is no layer of an SDXL UNet.
+        ValueError: a path that is no layer of SDXL.
     """
-    places = to_sgm_paths(paths, layers_per_block)
-    return {path: UNET_PREFIX + place.replace(".", "_") for path, place in places.items()}
+    return {path: _kohya_name(path, layers_per_block) for path in paths}
+
+
+def _kohya_name(path: str, layers_per_block: int) -> str:
+    if is_text_path(path):
+        return text_kohya_name(path)
+    return UNET_PREFIX + _sgm_path(path, layers_per_block).replace(".", "_")
 
 
 def to_sgm_paths(paths: Iterable[str], layers_per_block: int = SDXL_LAYERS_PER_BLOCK) -> dict[str, str]:
@@ -101,12 +107,20 @@ def to_diffusers_paths(
     """Kohya name -> diffusers module path, the inverse of `to_kohya_names`.
 
     Raises:
-        InputError: a name that is no layer of an SDXL UNet.
+        InputError: a name that is no layer of SDXL.
     """
     return {name: _diffusers_path(name, layers_per_block) for name in names}
 
 
 def _diffusers_path(name: str, layers_per_block: int) -> str:
+    if is_text_name(name):
+        path = text_path_of(name)
+        if not path:
+            raise InputError(
+                f"{name} is no layer of SDXL's text encoders: expected names such as "
+                "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+            )
+        return path
     match = _KOHYA.fullmatch(name)
     path = match and _place(match, layers_per_block)
     if not path:

@@ -15,7 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from ..config import TrainConfig
+from ..data.captions import holds_trigger
 from ..data.dataset import TrainingSet
+from ..text.new_tokens import NewTokens
 from .kohya_metadata import (
     dataset_values,
     file_name,
@@ -142,7 +144,7 @@ def _session_id(facts: RunFacts) -> int:
 
 def _modelspec(facts: RunFacts) -> dict[str, str]:
     """ModelSpec 1.0.1, https://github.com/Stability-AI/ModelSpec."""
-    resolution, trigger = facts.dataset.config.resolution, facts.dataset.trigger_words
+    resolution, trigger = facts.dataset.config.resolution, _trigger(facts)
     finished = datetime.fromtimestamp(int(facts.finished_at), timezone.utc)
     values = {
         "sai_model_spec": "1.0.1",
@@ -155,5 +157,25 @@ def _modelspec(facts: RunFacts) -> dict[str, str]:
     }
     if trigger:
         values["trigger_phrase"] = trigger
-        values["usage_hint"] = f"Put '{trigger}' into the prompt, strength 1."
+        values["usage_hint"] = f"Put '{trigger}' into the prompt, strength 1.{_embedding_hint(facts)}"
     return {f"modelspec.{key}": value for key, value in values.items()}
+
+
+def _trigger(facts: RunFacts) -> str:
+    """What a prompt must hold: the dataset's trigger words, and the new words; "" for nothing."""
+    trigger = facts.dataset.trigger_words
+    if not facts.config.pivotal.is_on:
+        return trigger
+    words = [word for word, _ in NewTokens.parse(facts.config.pivotal).words]
+    return ", ".join(filter(None, [trigger, *(word for word in words if not holds_trigger(trigger, word))]))
+
+
+def _embedding_hint(facts: RunFacts) -> str:
+    """How programs that do not know the new words say them: by the file they lie in."""
+    if not facts.config.pivotal.is_on:
+        return ""
+    words = [word for word, _ in NewTokens.parse(facts.config.pivotal).words]
+    stem = f"{facts.config.name}_emb"
+    names = [stem] if len(words) == 1 else [f"{stem}_{word.lower()}" for word in words]
+    written = ", ".join(f"embedding:{name}" for name in names)
+    return f" Where {', '.join(words)} {'is' if len(words) == 1 else 'are'} not known, write {written}."

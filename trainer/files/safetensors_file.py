@@ -74,7 +74,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _checked_header(name: str, content: bytes) -> dict[str, Any]:
-    if content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    starts_as_pickle = content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    # a header of 640 bytes starts like a pickle, too; but what follows its length is always JSON
+    if starts_as_pickle and content[8:9] != b"{":
         raise InputError(
             f"{name} is a pickle (.pt, .ckpt, .bin), which can run any program when opened: "
             "convert it to safetensors"

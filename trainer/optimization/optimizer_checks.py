@@ -58,11 +58,13 @@ def optimizer_notes(config: TrainConfig) -> list[str]:
 
 def _unused_by_optimizer(config: TrainConfig) -> Iterable[str]:
     chosen = config.optimizer.optimizer
+    # the tokens' optimizer may be another, and reads the same settings
+    both = {chosen, config.pivotal.optimizer} if config.pivotal.is_on else {chosen}
     for name in _changed(config.optimizer, OptimizerConfig()):
-        if chosen not in USED_BY.get(name, (chosen,)):
+        if both.isdisjoint(USED_BY.get(name, both)):
             yield f"{name} has no effect: optimizer {chosen} has none"
     for name in _changed(config.prodigy, ProdigyConfig()):
-        if chosen not in PRODIGY_USED_BY.get(name, PRODIGY_KINDS):
+        if both.isdisjoint(PRODIGY_USED_BY.get(name, PRODIGY_KINDS)):
             yield f"{name} of the Prodigy settings has no effect: optimizer is {chosen}"
     if chosen == "prodigy" and not config.prodigy.decouple and config.optimizer.weight_decay == 0:
         yield "decouple of the Prodigy settings has no effect: weight_decay is 0"

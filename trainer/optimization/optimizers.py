@@ -62,7 +62,6 @@ class AdapterOptimizer:
                 group["weight_decay"] = 0.0
         self._optimizer = build_optimizer(groups, config, prodigy)
         self._defaults = group_defaults(self._optimizer)
-        self._learning_rate = config.effective_learning_rate
         self._is_evaluating = False
 
     @property
@@ -76,16 +75,14 @@ class AdapterOptimizer:
             RuntimeError: within `evaluation`.
         """
         self._require_training("step")
-        self._learning_rate = learning_rate
         for group, factor in zip(self.groups, self._factors, strict=True):
             group["lr"] = learning_rate * factor
         step_if_finite(self._optimizer, is_finite)
 
-    def effective_learning_rate(self) -> float:
-        """The rate of the last step, for a Prodigy times its estimate d; without LoRA+'s ratio."""
-        if self._config.optimizer in PRODIGY_KINDS:
-            return float(self.groups[0]["d"]) * self._learning_rate
-        return self._learning_rate
+    @property
+    def rate_factor(self) -> float:
+        """What the rate is multiplied with before it moves the weights: a Prodigy's estimate d, else 1."""
+        return float(self.groups[0]["d"]) if self._config.optimizer in PRODIGY_KINDS else 1.0
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:

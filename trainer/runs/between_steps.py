@@ -9,6 +9,7 @@ from ..data.encoded_dataset import EncodedDataset
 from ..errors import CancelledError
 from ..events import Listener
 from ..loop import StopEarly
+from ..settings.part_rates import pivot_step
 from ..training import Training
 from .previews import Previewer
 from .run_writer import Course, RunWriter
@@ -102,9 +103,15 @@ class BetweenSteps:
         self.listener.validation(step, loss, is_best)
 
     def _stop_if_overtrained(self) -> None:
-        patience = self.training.config.validation.early_stop_patience
-        if self.training.step < self.course.milestones.last and self.course.losses.has_lost_patience(
-            patience
+        training, milestones = self.training, self.course.milestones
+        patience = training.config.validation.early_stop_patience
+        # new tokens that learn no more are no reason to give up before the LoRA had as many chances
+        start = pivot_step(training.config) if training.config.pivotal.train_first == "tokens" else 0
+        had_its_chance = training.step >= start + patience * milestones.validate_every
+        if (
+            training.step < milestones.last
+            and had_its_chance
+            and self.course.losses.has_lost_patience(patience)
         ):
             raise StopEarly
 

@@ -13,11 +13,15 @@ from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.objective_checks import objective_notes, objective_problems
 from ..errors import InputError
 from ..optimization.optimizer_checks import optimizer_notes, optimizer_problems
+from ..text.text_checks import text_notes, text_problems
 from .milestones import Milestones
 
 
 def check_combinations(
-    config: TrainConfig, dataset: TrainingSet, schedule: NoiseSchedule | None = None
+    config: TrainConfig,
+    dataset: TrainingSet,
+    schedule: NoiseSchedule | None = None,
+    starts_from_lora: bool = False,
 ) -> list[str]:
     """Sentences about settings that have no effect in the chosen mode; none where all do something.
 
@@ -25,6 +29,7 @@ def check_combinations(
         config: the resolved settings.
         dataset: all pictures, those that will be held out too.
         schedule: of the model as it samples; None = not known yet, so that what hangs on it is not looked at.
+        starts_from_lora: whether there is a LoRA whose weights the new one starts with.
 
     Raises:
         InputError: combinations that cannot work: all of them, each with both names and a way out.
@@ -32,6 +37,7 @@ def check_combinations(
     problems = [
         *optimizer_problems(config),
         *objective_problems(config.objective, config.noise, schedule),
+        *text_problems(config, starts_from_lora),
         *_run_problems(config),
     ]
     if len(problems) == 1:
@@ -41,6 +47,7 @@ def check_combinations(
     return [
         *_lora_notes(config),
         *optimizer_notes(config),
+        *text_notes(config),
         *objective_notes(config.objective, config.noise, schedule),
         *_dataset_notes(config, dataset),
         *_prior_notes(config, dataset),

@@ -14,8 +14,9 @@ from .validation import HeldOutLosses
 class Job:
     """What to train.
 
-    `loras_folder` gets the LoRA files, `run_folder / name` everything else. `extra_metadata` goes into
-    the header of the LoRA as it is ("workflow", "prompt"). Training starts from `initial_lora`, if any.
+    `loras_folder` gets the LoRA files, `embeddings_folder` new words (None = `loras_folder`), and
+    `run_folder / name` everything else. `extra_metadata` goes into the header of the LoRA as it is
+    ("workflow", "prompt"). Training starts from `initial_lora`, if any.
     """
 
     config: TrainConfig
@@ -24,6 +25,7 @@ class Job:
     run_folder: Path
     extra_metadata: Mapping[str, str] = field(default_factory=dict)
     initial_lora: LoRAFile | None = None
+    embeddings_folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,7 @@ class Result:
     `steps` are those the file was trained for: fewer than asked for where the run ended early.
     `trained_steps` counts this call's own: 0 when a finished run was reloaded. `held_out` is what was
     measured on held-out pictures; `best_step` is 0 where there are none. In `samples_folder` lie the
-    previews.
+    previews. `embeddings` are the files of new words, the one with all of them first.
     """
 
     lora_path: Path
@@ -46,6 +48,18 @@ class Result:
     report: str
     samples_folder: Path
     held_out: HeldOutLosses = field(default_factory=HeldOutLosses)
+    embeddings: tuple[Path, ...] = ()
+
+    @property
+    def embedding_path(self) -> Path | None:
+        """The file with all new words; None in a run without."""
+        return self.embeddings[0] if self.embeddings else None
+
+    @property
+    def embedding(self) -> str:
+        """What a prompt writes after `embedding:`, "" in a run without new words; several by commas."""
+        own = self.embeddings[1:] or self.embeddings
+        return ", ".join(path.stem for path in own)
 
     @property
     def best_step(self) -> int:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..events import Listener
 from ..files.atomic_file import write_atomically
 from ..memory_plan import empty_cache
 from ..sdxl.model import TrainableModel
+from ..text.trained_text import TrainedText
 from ..training import Training
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Previewer:
         dataset: gives the prompt and the size where the settings have none.
         folder: where the pictures go, `step-000500-00.png` and so on.
         listener: hears of them.
+        text: the text encoders, where they learn: they read the prompts anew each time.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Previewer:
         dataset: TrainingSet,
         folder: Path,
         listener: Listener,
+        text: TrainedText | None = None,
     ) -> None:
         self._model = model
         self._config = config
@@ -51,7 +55,12 @@ class Previewer:
         self._listener = listener
         self._size = preview_size(config, dataset)
         self._prompts = preview_prompts(config, dataset)
-        self._encoded: Any = model.encode_prompts(self._prompts, config.negative)
+        self._text = text
+        self._encoded: Any = None
+        if text is None:
+            self._encoded = model.encode_prompts(self._prompts, config.negative)
+        else:
+            text.draws_prompts(partial(model.encode_prompts, self._prompts, config.negative))
         self._drew_before = False
         self.failures: list[str] = []
         """Sentences about pictures that could not be drawn."""
@@ -103,7 +112,8 @@ class Previewer:
         paths = self._paths(step)
         try:
             with training.evaluation():
-                pictures = self._model.draw(training.denoiser, self._encoded, self._config, self._size)
+                encoded = self._encoded if self._text is None else self._text.prompts()
+                pictures = self._model.draw(training.denoiser, encoded, self._config, self._size)
             self._folder.mkdir(parents=True, exist_ok=True)
             recipe = self._recipe()
             write_atomically(

@@ -6,9 +6,10 @@ written first, as state that resumes and as a LoRA file.
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from ..files.run_name import check_run_name, file_within
 from ..loop import StopEarly, run_steps
 from ..optimization.optimizers import require_optimizer
 from ..sdxl.model import TrainableModel
+from ..settings.part_rates import Part, part_optimizer, part_window
+from ..text.caption_checks import with_token
+from ..text.new_tokens import NewTokens
 from ..training import Training
 from .between_steps import BetweenSteps, HeldOut
 from .checkpoint import (
@@ -36,6 +40,7 @@ from .job import Job, Result
 from .metrics_log import MetricsLog, logged_held_out_losses, logged_losses
 from .milestones import Milestones
 from .previews import Previewer
+from .result_files import require_same_files
 from .run_folder import (
     RunFiles,
     choose_run,
@@ -49,7 +54,9 @@ from .run_lock import lock_run
 from .run_record import RunRecord
 from .run_report import RunOutcome, describe_run
 from .run_setup import PRECISIONS, RunPictures, assemble, encode_pictures
-from .run_writer import Course, RunWriter, require_same_file, restore
+from .run_state import require_moved, restore
+from .run_text import RunText, open_text
+from .run_writer import Course, RunWriter
 from .trackers import Trackers
 from .validation import HeldOutLosses
 
@@ -65,18 +72,24 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
     """
     with torch.inference_mode(False), torch.enable_grad():
         name = check_run_name(job.config.name)
-        require_optimizer(job.config.optimizer.optimizer, model.device)
-        combination_notes = check_combinations(job.config, job.dataset, model.schedule)
+        for part in get_args(Part):
+            if part_window(job.config, part)[1]:
+                require_optimizer(part_optimizer(job.config, part).optimizer, model.device)
+        starts_from_lora = job.initial_lora is not None
+        combination_notes = check_combinations(job.config, job.dataset, model.schedule, starts_from_lora)
+        job, caption_notes = _with_token(job)
+        combination_notes = [*combination_notes, *caption_notes]
         for note in combination_notes:
             listener.note(note)
         pictures = RunPictures.of(job.dataset, job.config)
         milestones = Milestones.of(job.config, pictures.steps_per_epoch(job.config))
         identity = _identity(job, model, milestones)
-        for folder in (job.loras_folder, job.run_folder):
+        words_folder = (job.embeddings_folder or job.loras_folder) if job.config.pivotal.is_on else None
+        for folder in filter(None, (job.loras_folder, job.run_folder, words_folder)):
             with must_be_writable(folder):
                 folder.mkdir(parents=True, exist_ok=True)
         file_within(job.loras_folder, f"{name}.safetensors")
-        asked = RunFiles(name, job.loras_folder, file_within(job.run_folder, name))
+        asked = RunFiles(name, job.loras_folder, file_within(job.run_folder, name), words_folder)
         files, notes = choose_run(asked, identity, job.config.resume, job.config.run.resume_from_step)
         with must_be_writable(job.run_folder):
             files.folder.mkdir(exist_ok=True)
@@ -90,6 +103,19 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
                 files.remove_leftovers()
                 record_run(files, run.config, identity)
             return run.train()
+
+
+def _with_token(job: Job) -> tuple[Job, list[str]]:
+    """The job with captions that hold the new word, and sentences about those that do not.
+
+    Raises:
+        InputError: none of them does.
+    """
+    pivotal = job.config.pivotal
+    if not pivotal.is_on:
+        return job, []
+    dataset, notes = with_token(job.dataset, NewTokens.parse(pivotal), pivotal.add_token)
+    return replace(job, dataset=dataset), notes
 
 
 def _identity(job: Job, model: TrainableModel, milestones: Milestones) -> Identity:
@@ -125,10 +151,12 @@ class _Run:
 
     def is_written_as_asked(self) -> bool:
         """Whether the finished files have the form that is wanted now; else the last state gives it."""
-        run = self.config.run
-        has_form = written_as(self.files).precision in ("", run.save_precision)
+        run, pivotal, written = self.config.run, self.config.pivotal, written_as(self.files)
+        has_form = written.precision in ("", run.save_precision)
         has_copy = self.files.diffusers_lora.exists() or not run.save_diffusers
-        return (has_form and has_copy) or not list_states(self.files.state)
+        has_words = not pivotal.is_on or bool(self.files.embeddings_beside(self.files.lora))
+        has_bundle = written.has_bundle or not pivotal.bundle
+        return (has_form and has_copy and has_words and has_bundle) or not list_states(self.files.state)
 
     def reloaded(self) -> Result:
         """The result of a run that was finished before."""
@@ -145,14 +173,18 @@ class _Run:
         with contextlib.ExitStack() as stack:
             record = self._record(step)
             stack.callback(record.trackers.close)
-            previewer = self._previewer(step, record)
+            text = self._open_text(stack)
+            previewer = self._previewer(step, record, text)
             room = pictures.bytes_to_ask_for(config, model.device)
             denoiser = stack.enter_context(model.open_denoiser(room))
+            if text.trained is not None:
+                encoded = encoded.reading(text.trained)
             encoded = encoded.to(model.device, denoiser.dtype)
-            training, notes = assemble(config, pictures, encoded, denoiser, self.job.initial_lora)
-            stack.callback(training.adapter.detach)
-            self.notes += notes
-            start = training.adapter.weights.snapshot() if self.job.initial_lora else None
+            training, notes = assemble(config, pictures, encoded, denoiser, text, self.job.initial_lora)
+            if training.adapter is not None:
+                stack.callback(training.adapter.detach)
+            self.notes += [*notes, *text.notes]
+            start = {part.name: part.weights.snapshot() for part in training.parts if part.starts_from_file}
             if state is not None:
                 self.course = replace(self.course, losses=restore(training, state))
                 state = None  # as large as the weights and moments together
@@ -165,13 +197,19 @@ class _Run:
                 resumed_from=step,
                 final_loss=_mean(training.recent_losses),
                 seconds_per_step=_mean(record.seconds),
-                num_layers=len(training.adapter.paths),
+                num_layers=sum(part.size for part in training.parts if part.name != "tokens"),
                 precision=PRECISIONS[denoiser.dtype],
                 checkpointing=training.memory.title,
                 num_skipped=training.num_skipped,
             )
         self.notes += record.trackers.failures
         return self._result(outcome)
+
+    def _open_text(self, stack: contextlib.ExitStack) -> RunText:
+        """The text encoders, if they learn; they are let go before the denoiser is."""
+        own = stack.enter_context(contextlib.ExitStack())
+        captions = self.pictures.captions(self.config)
+        return open_text(self.config, self.model, captions, self.job.initial_lora, self.listener, own)
 
     def _load_state(self) -> TrainState | None:
         """Where the run goes on; None = at its beginning.
@@ -197,11 +235,11 @@ class _Run:
         )
         return RunRecord(self.listener, MetricsLog(self.files.metrics, step), trackers)
 
-    def _previewer(self, step: int, record: RunRecord) -> Previewer | None:
+    def _previewer(self, step: int, record: RunRecord, text: RunText) -> Previewer | None:
         if not self.course.milestones.preview_every:
             return None
         previewer = Previewer(
-            self.model, self.config.preview, self.pictures.trained, self.files.samples, record
+            self.model, self.config.preview, self.pictures.trained, self.files.samples, record, text.trained
         )
         previewer.start(step)
         return previewer
@@ -218,7 +256,7 @@ class _Run:
         record: RunRecord,
         previewer: Previewer | None,
         held_out: HeldOut | None,
-        start: Tensor | None,
+        start: Mapping[str, Tensor],
     ) -> None:
         """Everything from the first step to the file that is checked.
 
@@ -227,7 +265,7 @@ class _Run:
             record: hears of it.
             previewer: draws on the way, if wanted.
             held_out: what is measured, if anything.
-            start: (N,) master weights of a run that starts from a LoRA.
+            start: (N,) master weights of each part that starts from a LoRA.
         """
         metadata = partial(self._metadata, training)
         with RunWriter(self.files, self.course, training, metadata, record) as writer:
@@ -237,10 +275,10 @@ class _Run:
             with contextlib.suppress(StopEarly):
                 between.start()
                 run_steps(training, record.step, between.after_step)
-            self._require_moved(training, start)
+            self.notes += require_moved(training, start)
             between.finish()
         self.notes += writer.failures
-        require_same_file(self.files.lora, training)
+        require_same_files(self.files, training)
         keep_newest_state(self.files.state)
         between.draw_last()
         if previewer is not None:
@@ -267,23 +305,6 @@ class _Run:
             metadata.pop(key, None)
         return {**metadata, FINGERPRINT_KEY: self.course.fingerprint}
 
-    def _require_moved(self, training: Training, start: Tensor | None) -> None:
-        """A run that did not learn is no success.
-
-        Raises:
-            InputError: all updates are zero, or what they were at the start.
-        """
-        num_layers, num_still = len(training.adapter.paths), training.adapter.num_still()
-        is_as_started = start is not None and torch.equal(training.adapter.weights.snapshot(), start)
-        if num_still == num_layers or is_as_started:
-            rate, skipped = self.config.optimizer.effective_learning_rate, training.num_skipped
-            raise InputError(
-                f"nothing was learned: after {training.step} steps at learning rate {rate:g} no weight of "
-                f"the LoRA has moved ({skipped} steps were skipped): raise the learning rate or the steps"
-            )
-        if num_still:
-            self.notes.append(f"{num_still} of {num_layers} layers have not moved")
-
     def _result(self, outcome: RunOutcome) -> Result:
         config, files = self.config, self.files
         pushed = push_once(files, config, self.pictures.trained, outcome)
@@ -299,6 +320,7 @@ class _Run:
             report=describe_run(outcome, config, self.pictures.trained),
             samples_folder=files.samples,
             held_out=outcome.held_out,
+            embeddings=tuple(files.embeddings_beside(files.lora)),
         )
 
 

@@ -5,12 +5,13 @@ checkpoints; `<runs>/<name>/` holds config.json, metrics.jsonl, state/ and sampl
 overwritten that does not belong to the same run.
 """
 
+import glob
 import json
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from ..config import Resume, TrainConfig
 from ..errors import InputError
 from ..files.atomic_file import remove_leftovers, write_atomically
+from ..files.bundle import is_bundled
 from ..files.metadata import FINGERPRINT_KEY, SETTINGS_KEY
 from ..files.run_name import file_within
 from .checkpoint import list_states
@@ -29,11 +31,12 @@ MAX_NUMBER = 999
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """The files of the run `name`."""
+    """The files of the run `name`; `embeddings_folder` only of a run that has new words."""
 
     name: str
     loras_folder: Path
     folder: Path
+    embeddings_folder: Path | None = None
 
     @property
     def lora(self) -> Path:
@@ -53,6 +56,17 @@ class RunFiles:
             return []
         matches = ((pattern.fullmatch(p.name), p) for p in self.loras_folder.iterdir())
         return sorted((int(match[1]), path) for match, path in matches if match)
+
+    @property
+    def words_folder(self) -> Path:
+        return self.embeddings_folder or self.loras_folder
+
+    def embeddings_beside(self, lora: Path) -> list[Path]:
+        """The embedding files of the words that a LoRA of this run was trained with."""
+        pattern = re.compile(re.escape(lora.stem) + r"_emb(_[a-z0-9_-]+)?\.safetensors")
+        if self.embeddings_folder is None or not self.embeddings_folder.is_dir():
+            return []
+        return sorted(p for p in self.embeddings_folder.iterdir() if pattern.fullmatch(p.name))
 
     @property
     def state(self) -> Path:
@@ -79,6 +93,9 @@ class RunFiles:
         """Remove what a killed process left half written; only while the run is locked."""
         for lora in (self.lora, self.kept_lora(0), self.diffusers_lora):
             remove_leftovers(lora)
+        if self.embeddings_folder is not None:
+            for leftover in self.embeddings_folder.glob(f".{glob.escape(self.name[:40])}*.part"):
+                leftover.unlink(missing_ok=True)
         for folder in (self.folder, self.state, self.samples):
             for leftover in folder.glob(".*.part"):
                 leftover.unlink(missing_ok=True)
@@ -89,7 +106,7 @@ class RunFiles:
         A run that failed before its first step leaves its name free.
         """
         files = self.lora.exists() or self.diffusers_lora.exists() or self.kept_loras()
-        return not (files or list_states(self.state))
+        return not (files or self.embeddings_beside(self.lora) or list_states(self.state))
 
 
 def choose_run(
@@ -161,7 +178,8 @@ def _why_not_continued(files: RunFiles, identity: Identity) -> str:
 
 def _numbered(files: RunFiles, number: int) -> RunFiles:
     name = f"{files.name}-{number}"
-    return RunFiles(name, files.loras_folder, file_within(files.folder.parent, name))
+    folder = file_within(files.folder.parent, name)
+    return replace(files, name=name, folder=folder)
 
 
 def _begun(files: RunFiles) -> list[RunFiles]:
@@ -210,6 +228,8 @@ class Written:
     """Optimizer steps it was trained for; 0 = it does not say."""
     precision: str
     """The `save_precision` it was written with; "" = it does not say."""
+    has_bundle: bool = False
+    """Whether new words are in the file itself."""
 
 
 def written_as(files: RunFiles) -> Written:
@@ -217,8 +237,9 @@ def written_as(files: RunFiles) -> Written:
     try:
         with safe_open(files.lora, framework="pt") as file:
             metadata = file.metadata() or {}
+            has_bundle = any(map(is_bundled, file.keys()))
         settings = json.loads(metadata[SETTINGS_KEY])["train"]
-        return Written(int(metadata["ss_steps"]), str(settings["run"]["save_precision"]))
+        return Written(int(metadata["ss_steps"]), str(settings["run"]["save_precision"]), has_bundle)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return Written(0, "")
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import DatasetConfig, TrainConfig
+from ..settings.part_rates import part_optimizer
 
 RECIPE = 2
 """Counts up whenever the same settings no longer give the same numbers."""
-_NOT_OF_THE_RESULT = ("name", "resume", "preview", "logging", "validation")
+_NOT_OF_THE_RESULT = ("name", "resume", "preview", "logging", "validation", "text_encoder", "pivotal")
 _NOT_OF_THE_RESULT_IN_RUN = (
     "save_every",
     "save_every_epochs",
@@ -71,6 +72,7 @@ def run_identity(
         "learning_rate": config.optimizer.effective_learning_rate,
         "beta2": config.optimizer.effective_beta2,
     }
+    settings |= _text_settings(config)
     values = {
         "recipe": RECIPE,
         "settings": {**settings, "validation": _validation(config, validate_every)},
@@ -78,6 +80,32 @@ def run_identity(
         "model": {"model": model[0]},
     }
     return Identity({**values, "start": {"initial_lora": initial_lora}} if initial_lora else values)
+
+
+def _text_settings(config: TrainConfig) -> dict[str, Any]:
+    """What is trained of the text; nothing where nothing is, as in runs from before that could be."""
+    found: dict[str, Any] = {}
+    if config.text_encoder.trained:
+        rates = {
+            f"{name}_learning_rate": part_optimizer(config, name).learning_rate
+            for name in config.text_encoder.trained
+        }
+        rank = config.text_encoder.text_encoder_rank or config.lora.rank
+        found["text_encoder"] = {
+            **dataclasses.asdict(config.text_encoder),
+            "clip_l_learning_rate": 0.0,
+            "clip_g_learning_rate": 0.0,
+            **rates,
+            "text_encoder_rank": rank,
+        }
+    if config.pivotal.is_on:
+        optimizer = part_optimizer(config, "tokens")
+        found["pivotal"] = {
+            **{k: v for k, v in dataclasses.asdict(config.pivotal).items() if k != "bundle"},
+            "optimizer": optimizer.optimizer,
+            "learning_rate": optimizer.learning_rate,
+        }
+    return found
 
 
 def _validation(config: TrainConfig, validate_every: int) -> dict[str, Any]:

@@ -5,22 +5,24 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..adapter.lora import attach_adapter
+from ..adapter.lora import Adapter, attach_adapter
 from ..adapter.lora_initial import load_initial
 from ..config import Precision, TrainConfig
 from ..data.batches import BatchPlan
 from ..data.dataset import TrainingSet
-from ..data.encoded_dataset import EncodedDataset, encode_dataset
+from ..data.encoded_captions import Conditions
+from ..data.encoded_dataset import EncodedDataset, captions_of, encode_dataset, encode_variants
 from ..diffusion.noise_schedule import schedule_for
 from ..errors import InputError
 from ..events import Listener
 from ..files.lora_file import LoRAFile
 from ..memory_plan import Level, bytes_needed, bytes_to_ask_for, checkpoint_modules, free_bytes, plan_memory
 from ..optimization.loss_scale import LossScale
-from ..optimization.optimizers import AdapterOptimizer
-from ..optimization.weight_average import WeightAverage
 from ..sdxl.model import Denoiser, TrainableModel
+from ..settings.part_rates import part_window, text_end_step
+from ..trained_part import TrainedPart
 from ..training import ClassImages, Training
+from .run_text import RunText, lora_title
 
 PRECISIONS: Mapping[torch.dtype, Precision] = {
     torch.bfloat16: "bf16",
@@ -72,6 +74,12 @@ class RunPictures:
         ]
         return lambda level: max(needed(level) for needed in each)
 
+    def captions(self, config: TrainConfig) -> set[str]:
+        """Every caption that the run encodes."""
+        own = {config.prior.class_prompt} if config.prior.prior_preservation == "base_model" else set()
+        sets = (self.trained, self.held_out, self.classes)
+        return own.union(*(captions_of(pictures) for pictures in sets if pictures is not None))
+
     def _batched(self) -> list[TrainingSet]:
         return [self.trained] if self.classes is None else [self.trained, self.classes]
 
@@ -91,6 +99,14 @@ class EncodedPictures:
             None if self.classes is None else self.classes.to(device, dtype),
         )
 
+    def reading(self, conditions: Conditions) -> "EncodedPictures":
+        """The same with captions that mean what `conditions` says."""
+        return EncodedPictures(
+            replace(self.trained, conditions=conditions),
+            None if self.held_out is None else replace(self.held_out, conditions=conditions),
+            None if self.classes is None else replace(self.classes, conditions=conditions),
+        )
+
 
 def encode_pictures(
     pictures: RunPictures,
@@ -99,16 +115,17 @@ def encode_pictures(
     listener: Listener,
     check_stop: Callable[[], None],
 ) -> EncodedPictures:
-    """Encode all pictures and captions of a run.
+    """Encode all pictures of a run, and their captions unless the text encoders learn.
 
     Raises:
         InputError: see `encode_dataset`.
     """
-    prior = config.prior
+    prior, sizes = config.prior, config.objective.size_conditioning
     extra = (prior.class_prompt,) if prior.prior_preservation == "base_model" else ()
 
     def encode(dataset: TrainingSet, captions: tuple[str, ...] = ()) -> EncodedDataset:
-        sizes = config.objective.size_conditioning
+        if text_end_step(config):
+            return encode_variants(dataset, model, sizes, listener, check_stop)
         return encode_dataset(dataset, model, sizes, listener, check_stop, captions)
 
     return EncodedPictures(
@@ -123,6 +140,7 @@ def assemble(
     pictures: RunPictures,
     encoded: EncodedPictures,
     denoiser: Denoiser,
+    text: RunText,
     initial_lora: LoRAFile | None,
 ) -> tuple[Training, list[str]]:
     """The adapter on the open denoiser, its optimizer, and all that a step reads.
@@ -132,6 +150,7 @@ def assemble(
         pictures: of the run.
         encoded: of the run, on the training device, text in the denoiser's type.
         denoiser: open, on the training device.
+        text: what of the text encoders learns.
         initial_lora: what the adapter starts as, if not as nothing.
 
     Returns:
@@ -144,34 +163,50 @@ def assemble(
     _require_precision(config, denoiser.dtype)
     device = denoiser.unet.device
     schedule = schedule_for(denoiser.schedule, config.objective)
-    adapter = attach_adapter(denoiser.unet, config.lora, config.seed)
+    has_lora = part_window(config, "unet")[1] > 0
+    adapter = attach_adapter(denoiser.unet, config.lora, config.seed) if has_lora else None
     try:
-        notes = load_initial(adapter, initial_lora, lora_title(initial_lora)) if initial_lora else []
-        decay, dropout = config.optimizer.ema_decay, config.objective.caption_dropout
-        average = WeightAverage(adapter.weights, decay) if decay else None
-        optimizer = AdapterOptimizer(adapter.weights, config.optimizer, config.prodigy, adapter.is_up)
-        moments = optimizer.bytes_per_weight * adapter.weights.master.numel()
+        own, notes = _unet_part(config, adapter, initial_lora)
+        parts = (*own, *text.parts)
+        dropout = config.objective.caption_dropout
+        memory = sum(part.bytes_per_weight * part.weights.master.numel() for part in parts)
         training = Training(
             config=config,
             denoiser=replace(denoiser, schedule=schedule.to(device)),
             adapter=adapter,
-            optimizer=optimizer,
-            average=average,
+            parts=parts,
+            text=text.trained,
             plan=BatchPlan(pictures.trained, config.batch_size, config.seed, dropout),
             encoded=encoded.trained,
             class_images=_class_images(config, pictures, encoded),
             memory=plan_memory(
-                max(0, free_bytes(device) - moments),
+                max(0, free_bytes(device) - memory),
                 config.run.gradient_checkpointing,
                 pictures.bytes_needed(config, denoiser),
             ),
             loss_scale=needs_loss_scale(denoiser.dtype, device),
         )
-        checkpoint_modules(denoiser.unet, training.memory.level)
+        for network in training.networks:
+            checkpoint_modules(network, training.memory.level)
     except BaseException:
-        adapter.detach()
+        if adapter is not None:
+            adapter.detach()
         raise
     return training, notes
+
+
+def _unet_part(
+    config: TrainConfig, adapter: Adapter | None, initial_lora: LoRAFile | None
+) -> tuple[list[TrainedPart], list[str]]:
+    if adapter is None:
+        return [], []
+    notes = []
+    if initial_lora is not None:
+        trained_text = [name for name in config.text_encoder.trained if part_window(config, name)[1]]
+        notes = load_initial(adapter, initial_lora, lora_title(initial_lora), trained_text)
+    part = TrainedPart.of("unet", adapter, config, adapter.is_up)
+    part.starts_from_file = initial_lora is not None
+    return [part], notes
 
 
 def _class_images(config: TrainConfig, pictures: RunPictures, encoded: EncodedPictures) -> ClassImages | None:
@@ -180,11 +215,6 @@ def _class_images(config: TrainConfig, pictures: RunPictures, encoded: EncodedPi
     dropout = config.objective.caption_dropout
     plan = BatchPlan(pictures.classes, config.batch_size, config.seed, dropout, "class")
     return ClassImages(plan, encoded.classes)
-
-
-def lora_title(lora: LoRAFile) -> str:
-    """What a LoRA calls itself."""
-    return lora.metadata.get("ss_output_name") or "the LoRA to start from"
 
 
 def needs_loss_scale(dtype: torch.dtype, device: torch.device) -> LossScale | None:

@@ -14,7 +14,7 @@ from ..diffusion.conditioning import TextCondition
 from ..errors import InputError
 from ..files.lora_file import read_lora
 from ..files.lora_merge import merge_lora
-from .model import Denoiser
+from .model import Denoiser, TextEncoders
 from .sampling import decode_latents, sample_latents
 from .sdxl_files import SDXLFiles, open_checkpoint
 from .text_encoder import SDXLTextEncoder
@@ -66,10 +66,19 @@ class HeadlessSDXL:
     def encode_captions(self, captions: Sequence[str]) -> list[TextCondition]:
         """One float32 condition per caption, on the training device."""
         if self._text_encoder is None:
-            # float32: half precision is 1e-3 away from what ComfyUI computes
-            parts = (self._files.clip_l, self._files.clip_g)
-            self._text_encoder = SDXLTextEncoder(*(p.load(self.device, torch.float32) for p in parts))
+            self._text_encoder = SDXLTextEncoder(self._load_encoders())
         return self._text_encoder.encode(captions)
+
+    @contextmanager
+    def open_text_encoders(self) -> Iterator[TextEncoders]:
+        """Both encoders, read from disk for this caller alone; those of `encode_captions` make room."""
+        self._release_encoders()
+        encoders = self._load_encoders()
+        try:
+            yield encoders
+        finally:
+            del encoders
+            _give_memory_back(self.device)
 
     @contextmanager
     def open_denoiser(self, activation_bytes: int) -> Iterator[Denoiser]:
@@ -82,9 +91,12 @@ class HeadlessSDXL:
             del unet
             _give_memory_back(self.device)
 
-    def encode_prompts(self, prompts: Sequence[str], negative: str) -> list[TextCondition]:
+    def encode_prompts(
+        self, prompts: Sequence[str], negative: str, encoder: SDXLTextEncoder | None = None
+    ) -> list[TextCondition]:
         """The prompts' conditions and, last, the negative one's; the texts are literal."""
-        return self.encode_captions([*prompts, negative])
+        encode = self.encode_captions if encoder is None else encoder.encode
+        return encode([*prompts, negative])
 
     def draw(
         self,
@@ -132,6 +144,11 @@ class HeadlessSDXL:
             latents = sample_latents(denoiser, conditions, negative, preview, (width, height))
         del denoiser  # the UNet leaves before the VAE comes
         return decode_latents(self._load_vae(), latents, self._files.scaling_factor)
+
+    def _load_encoders(self) -> TextEncoders:
+        # float32: half precision is 1e-3 away from what ComfyUI computes
+        parts = (self._files.clip_l, self._files.clip_g)
+        return TextEncoders(*(part.load(self.device, torch.float32) for part in parts))
 
     def _load_vae(self) -> AutoencoderKL:
         if self._vae is None:

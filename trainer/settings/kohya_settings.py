@@ -49,13 +49,13 @@ _OPTIMIZERS = {
 }
 _PRODIGY = ("d_coef", "d0", "beta3", "decouple", "use_bias_correction", "safeguard_warmup")
 _KINDS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
+_ENCODERS = ("clip_l", "clip_g")
 # kohya trains what these stand for, this trainer does not
 _UNSUPPORTED = {
     "ss_scale_weight_norms": "scale_weight_norms",
     "ss_adaptive_noise_scale": "adaptive_noise_scale",
     "ss_face_crop_aug_range": "face_crop_aug_range",
     "ss_caption_tag_dropout_rate": "caption_tag_dropout_rate",
-    "ss_text_encoder_lr": "text_encoder_lr",
 }
 
 
@@ -79,6 +79,7 @@ def kohya_values(metadata: Mapping[str, str]) -> tuple[dict[str, Any], list[str]
     _put(values, "batch_size", next((size for size in sizes if size), None))
     _network(metadata, values["lora"], notes)
     _optimizer(metadata, values, notes)
+    _text_encoder(metadata, values, notes)
     if metadata.get("ss_debiased_estimation") == "True":
         values["objective"]["debiased_estimation"] = True
     if metadata.get("ss_zero_terminal_snr") == "True":
@@ -195,3 +196,24 @@ def _optimizer(metadata: Mapping[str, str], values: dict[str, Any], notes: list[
 
 def _plain(text: str) -> bool | float | None:
     return {"True": True, "False": False}.get(text, _as_float(text))
+
+
+def _text_encoder(metadata: Mapping[str, str], values: dict[str, Any], notes: list[str]) -> None:
+    """Which text encoders have a LoRA: one rate for both, or a list of two where 0 is none.
+
+    "None" says no more than that there was no rate of their own: they then had the UNet's, or none at all
+    (network_train_unet_only, which no entry tells).
+    """
+    text = _text(metadata, "ss_text_encoder_lr")
+    if text is None:
+        notes.append("the file does not tell whether the text encoders were trained: taken as off")
+        return
+    rates = [_as_float(part) for part in text.strip("[]").split(",")]
+    if len(rates) > 2 or any(rate is None for rate in rates):
+        notes.append(f"ss_text_encoder_lr is '{text}', which cannot be read")
+        return
+    by_name = {name: rate for name, rate in zip(_ENCODERS, [*rates, *rates], strict=False) if rate}
+    section = values["text_encoder"] = {f"{name}_learning_rate": rate for name, rate in by_name.items()}
+    section["train_text_encoder"] = "both" if len(by_name) > 1 else next(iter(by_name), "off")
+    if by_name:  # kohya's one weight decay is everybody's
+        _put(section, "weight_decay", values["optimizer"].get("weight_decay"))

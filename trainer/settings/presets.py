@@ -5,7 +5,6 @@ widgets; a widget of 0 or "preset" is not set.
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -17,11 +16,13 @@ from ..config import (
     NoiseConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    PivotalConfig,
     PreviewConfig,
     PriorConfig,
     ProdigyConfig,
     RunConfig,
     ScheduleConfig,
+    TextEncoderConfig,
     TrainConfig,
     ValidationConfig,
 )
@@ -29,23 +30,12 @@ from ..data.dataset import TrainingSet
 from ..data.dataset_sets import with_repeats
 from ..errors import InputError
 from .recipes import PRESETS, Preset
+from .step_count import count_steps
+from .value_words import is_always_shown, value_line
 
-__all__ = ["PRESETS", "Preset", "Settings", "Widgets", "explain", "find_preset", "resolve"]
+__all__ = ["PRESETS", "Preset", "Settings", "Widgets", "explain", "find_preset", "prepared", "resolve"]
 
-ALWAYS_SHOWN = {
-    "lora": ("rank", "alpha", "targets"),
-    "optimizer": ("learning_rate", "lr_schedule"),
-    "objective": ("min_snr_gamma", "caption_dropout"),
-}
-"""Section -> the fields that `explain` names even where they are at their defaults."""
-_WORDS = {
-    ("optimizer", "lr_schedule"): "schedule",
-    ("objective", "min_snr_gamma"): "min-SNR gamma",
-    ("lora", "rank_stabilized"): "rank-stabilized scaling",
-    ("prior", "prior_preservation"): "prior preservation",
-    ("run", "precision"): "arithmetic",
-}
-_LONGEST_TEXT = 60
+_TITLES = {"lora": "LoRA", "text_encoder": "text encoder"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +55,11 @@ class Widgets:
     """Pictures in one forward pass; 0 = the preset's."""
     seed: int = 42
     resume: str = "auto"
+    token: str = ""
+    new_tokens: int = 0
+    """Tokens for each word; 0 = the preset's."""
+    ti_fraction: float = 0.0
+    token_learning_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +77,8 @@ class Settings:
     validation: ValidationConfig | None = None
     run: RunConfig | None = None
     logging: LoggingConfig | None = None
+    text_encoder: TextEncoderConfig | None = None
+    pivotal: PivotalConfig | None = None
 
 
 def find_preset(name: str) -> Preset:
@@ -98,6 +95,9 @@ def find_preset(name: str) -> Preset:
 def resolve(preset: str, widgets: Widgets, settings: Settings, dataset: TrainingSet) -> TrainConfig:
     """The settings of a run.
 
+    What a preset says of new tokens acts only where a token is set. Its rates for the text encoders are
+    left out where another optimizer than its own is plugged in: what suits one is far off for another.
+
     Raises:
         InputError: a value is out of its range, the preset is unknown, or the dataset is too small to
             hold a part out.
@@ -107,6 +107,11 @@ def resolve(preset: str, widgets: Widgets, settings: Settings, dataset: Training
     for name in SECTIONS:
         plugged = getattr(settings, name)
         sections[name] = getattr(recipe, name) if plugged is None else plugged
+    if settings.pivotal is None and not widgets.token.strip():
+        sections["pivotal"] = PivotalConfig()
+    if settings.text_encoder is None and sections["optimizer"].optimizer != recipe.optimizer.optimizer:
+        usual = {"clip_l_learning_rate": 0.0, "clip_g_learning_rate": 0.0}
+        sections["text_encoder"] = replace(recipe.text_encoder, **usual)
     for section, field, value in _set_widgets(widgets):
         sections[section] = replace(sections[section], **{field: value})
     config = TrainConfig(
@@ -117,7 +122,7 @@ def resolve(preset: str, widgets: Widgets, settings: Settings, dataset: Training
         resume=widgets.resume,
         **sections,
     )
-    return replace(config, steps=_count_steps(recipe, widgets, config, dataset)[0])
+    return replace(config, steps=count_steps(recipe, widgets.steps, widgets.epochs, config, dataset)[0])
 
 
 def prepared(preset: str, dataset: TrainingSet) -> TrainingSet:
@@ -143,22 +148,22 @@ def explain(preset: str, widgets: Widgets, settings: Settings, dataset: Training
     lines = []
     for name, kind in SECTIONS.items():
         section = getattr(config, name)
-        plugged = f"preset {preset}" if getattr(settings, name) is None else f"{name} settings"
-        origin = plugged.replace("lora", "LoRA") if plugged.startswith("lora") else plugged
+        origin = (
+            f"preset {preset}" if getattr(settings, name) is None else f"{_TITLES.get(name, name)} settings"
+        )
         for field in dataclasses.fields(kind):
             value = getattr(section, field.name)
-            is_shown = field.name in ALWAYS_SHOWN.get(name, ())
-            if is_shown or value != field.default:
+            if is_always_shown(config, name, field.name) or value != field.default:
                 where = "node" if (name, field.name) in from_node else origin
-                lines.append(_line(config, name, field.name, where))
+                lines.append(value_line(config, name, field.name, where))
     if config.batch_size > 1 or widgets.batch_size:
         lines.append(
             f"batch size {config.batch_size} ({'node' if widgets.batch_size else f'preset {preset}'})"
         )
-    steps, arithmetic = _count_steps(recipe, widgets, config, dataset)
+    steps, arithmetic = count_steps(recipe, widgets.steps, widgets.epochs, config, dataset)
     origin = "node" if widgets.steps or widgets.epochs else f"preset {preset}"
     lines.append(f"steps {steps} ({origin}{': ' if arithmetic else ''}{arithmetic})")
-    return [*lines, *_preset_notes(preset, recipe)]
+    return [*lines, *_preset_notes(preset, recipe, config)]
 
 
 def _set_widgets(widgets: Widgets) -> list[tuple[str, str, Any]]:
@@ -168,102 +173,21 @@ def _set_widgets(widgets: Widgets) -> list[tuple[str, str, Any]]:
         ("lora", "alpha", widgets.alpha),
         ("lora", "targets", "" if widgets.targets == "preset" else widgets.targets),
         ("optimizer", "learning_rate", widgets.learning_rate),
+        ("pivotal", "token", widgets.token.strip()),
+        ("pivotal", "new_tokens", str(widgets.new_tokens or "")),
+        ("pivotal", "ti_fraction", widgets.ti_fraction),
+        ("pivotal", "learning_rate", widgets.token_learning_rate),
     ]
     return [candidate for candidate in candidates if candidate[2]]
 
 
-def _line(config: TrainConfig, section: str, field: str, origin: str) -> str:
-    """One value in words."""
-    value = getattr(getattr(config, section), field)
-    if (section, field) == ("lora", "alpha"):
-        usual = "usual for rsLoRA" if config.lora.rank_stabilized else "same as rank"
-        value, origin = config.lora.effective_alpha, origin if value else usual
-    if (section, field) == ("optimizer", "learning_rate"):
-        usual = f"usual for {config.optimizer.optimizer}"
-        value, origin = config.optimizer.effective_learning_rate, origin if value else usual
-    plain = field.replace("_", " ")
-    words = _WORDS.get((section, field), plain)
-    if section == "preview" and not plain.startswith("preview"):
-        words = f"preview {plain}"
-    return f"{words} {_text(value)} ({origin})"
-
-
-def _text(value: Any) -> str:
-    """A value as it reads in a sentence; names without their underscores, texts between quotes."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if not isinstance(value, str):
-        return str(value)
-    if value.isidentifier():
-        return value.replace("_", " ")
-    one_line = " / ".join(value.split("\n"))
-    if len(one_line) > _LONGEST_TEXT:
-        one_line = f"{one_line[:_LONGEST_TEXT]}…"
-    return f"'{one_line}'" if " " in one_line else one_line
-
-
-def _count_steps(
-    recipe: Preset, widgets: Widgets, config: TrainConfig, dataset: TrainingSet
-) -> tuple[int, str]:
-    """Optimizer steps of the run, and their arithmetic in words."""
-    if widgets.steps:
-        return widgets.steps, ""
-    share = config.validation.validation_share
-    trained = dataset.split(share)[0] if share else dataset
-    length, num_pictures = recipe.length, len(trained.pictures)
-    accumulation = config.run.gradient_accumulation
-    samples_a_step = config.batch_size * accumulation
-    batch = f"batch {config.batch_size}" + (f" x {accumulation}" if accumulation > 1 else "")
-    epochs = widgets.epochs or length.epochs
-    if epochs:
-        repeats = recipe.repeats if trained.num_samples == num_pictures else 1
-        an_epoch, words = _steps_an_epoch(trained, repeats, config.batch_size, accumulation)
-        return epochs * an_epoch, f"{words} / {batch} = {an_epoch} steps an epoch x {epochs} epochs"
-    if length.steps:
-        views = length.steps * samples_a_step / num_pictures
-        return length.steps, f"x {batch} / {_count(num_pictures)} = each is seen {views:.0f} times"
-    wanted = num_pictures * length.steps_per_picture
-    at_batch_1 = min(max(wanted, length.min_steps), length.max_steps or wanted)
-    words = f"{_count(num_pictures)} x {length.steps_per_picture}"
-    if wanted != at_batch_1:
-        words += f" = {wanted}, kept within {length.min_steps} to {length.max_steps}"
-    if samples_a_step > 1:
-        words += f", / {samples_a_step} samples a step"
-    others = [f"x {factor} = {num_pictures * factor}" for factor in length.also_tried]
-    if others:
-        words += f"; the recipe tried {' and '.join(others)} too"
-    return math.ceil(at_batch_1 / samples_a_step), words
-
-
-def _steps_an_epoch(
-    dataset: TrainingSet, repeats: int, batch_size: int, accumulation: int
-) -> tuple[int, str]:
-    """Optimizer steps in an epoch that shows each picture `repeats` times as often, and its samples in words.
-
-    A batch never mixes buckets, so it may be a little more than samples / batch.
-    """
-    samples = [dataset.samples_in(bucket) * repeats for bucket in dataset.buckets]
-    num_pictures, an_epoch = (
-        len(dataset.pictures),
-        math.ceil(sum(math.ceil(number / batch_size) for number in samples) / accumulation),
-    )
-    each, rest = divmod(sum(samples), num_pictures)
-    words = f"{_count(num_pictures)} x {each} repeats" if each > 1 else _count(num_pictures)
-    if rest:
-        words = f"{sum(samples)} samples"
-    if an_epoch > math.ceil(sum(samples) / (batch_size * accumulation)):
-        words += f" in {len(samples)} buckets"
-    return an_epoch, words
-
-
-def _count(num_pictures: int) -> str:
-    return f"{num_pictures} picture" + ("s" if num_pictures != 1 else "")
-
-
-def _preset_notes(name: str, recipe: Preset) -> list[str]:
+def _preset_notes(name: str, recipe: Preset, config: TrainConfig) -> list[str]:
     notes = [f"preset {name}: {recipe.note}"] if recipe.note else []
+    if recipe.pivotal != PivotalConfig() and not config.pivotal.is_on:
+        notes.append(
+            f"preset {name} teaches the text encoders a word first, and none is set: use the node Pivotal "
+            "Tuning, or --token TOK, with that word in the captions"
+        )
     if recipe.needs and find_spec(recipe.needs) is None:
         notes.append(
             f"preset {name} needs the package {recipe.needs}, which is not installed: pip install "

@@ -18,7 +18,7 @@ assert get_args(TokenOptimizer) == ("same", *get_args(OptimizerName))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEncoderConfig:
     train_text_encoder: TrainedEncoders = "off"
-    """Text encoders that get a LoRA: CLIP-L, the larger CLIP-G, or both; kohya: network_train_unet_only off."""
+    """Text encoders that get a LoRA: CLIP-L, the larger CLIP-G, both; kohya: network_train_unet_only off."""
     clip_l_learning_rate: float = 0.0
     """Peak rate of CLIP-L, 1e-5 to 1e-4 for AdamW; 0 = half of the UNet's; kohya: text_encoder_lr1."""
     clip_g_learning_rate: float = 0.0
@@ -55,7 +55,7 @@ class PivotalConfig:
     """New tokens learned first, the LoRA around them: pivotal tuning, the recipe of cog-sdxl."""
 
     token: str = ""
-    """Word of captions and prompts that the new tokens stand for, such as TOK; several: TOK, STY. "" = none."""
+    """Word in captions and prompts that new tokens stand for, such as TOK; several: TOK, STY; "" = none."""
     new_tokens: str = "2"
     """How many new tokens each word stands for, 1 to 8; one number, or one for each word: 2, 4."""
     initial_words: str = ""

@@ -11,9 +11,11 @@ from sdxl_trainer.trainer.config import (
     NoiseConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    PivotalConfig,
     PriorConfig,
     RunConfig,
     ScheduleConfig,
+    TextEncoderConfig,
     TrainConfig,
     ValidationConfig,
 )
@@ -87,6 +89,25 @@ def test_keys_are_kohyas(facts):
         ("ss_learning_rate", {"optimizer": OptimizerConfig(learning_rate=0.5)}, "0.5"),
         ("ss_learning_rate", {"optimizer": OptimizerConfig(optimizer="prodigy")}, "1.0"),
         ("ss_unet_lr", {"optimizer": OptimizerConfig(learning_rate=0.5, scale_lr=True)}, "1.0"),
+        (
+            "ss_text_encoder_lr",
+            {"text_encoder": TextEncoderConfig(train_text_encoder="both", clip_g_learning_rate=2e-5)},
+            "[5e-05, 2e-05]",
+        ),
+        (
+            "ss_text_encoder_lr",
+            {"text_encoder": TextEncoderConfig(train_text_encoder="clip_g")},
+            "[0.0, 5e-05]",
+        ),
+        ("ss_unet_lr", {"pivotal": PivotalConfig(token="TOK", ti_fraction=1)}, "None"),
+        (
+            "ss_network_args",
+            {
+                "optimizer": OptimizerConfig(lora_plus_ratio=4.0),
+                "text_encoder": TextEncoderConfig(train_text_encoder="clip_l"),
+            },
+            '{"loraplus_unet_lr_ratio": "4.0", "loraplus_text_encoder_lr_ratio": "4.0"}',
+        ),
         ("ss_lr_scheduler", {"optimizer": OptimizerConfig(lr_schedule="cosine")}, "cosine"),
         ("ss_lr_warmup_steps", {"optimizer": OptimizerConfig(warmup_steps=9)}, "9"),
         ("ss_lr_warmup_steps", {"schedule": ScheduleConfig(warmup_share=0.2)}, "20"),
@@ -150,7 +171,11 @@ def test_kohyas_words_alone_give_the_settings_back(facts, adapter):
     optimizer = OptimizerConfig(optimizer="prodigy", learning_rate=0.5, warmup_steps=3, lr_schedule="cosine")
     noise = NoiseConfig(noise_offset=0.05, pyramid_iterations=6, input_perturbation=0.1)
     objective = ObjectiveConfig(min_snr_gamma=1.0, loss="huber", huber_c=0.2, caption_dropout=0.0)
-    facts = with_config(facts, lora=lora, optimizer=optimizer, noise=noise, objective=objective)
+    text = TextEncoderConfig(
+        train_text_encoder="clip_l", clip_l_learning_rate=0.5, weight_decay=optimizer.weight_decay
+    )
+    sections = {"lora": lora, "optimizer": optimizer, "noise": noise, "objective": objective}
+    facts = with_config(facts, **sections, text_encoder=text)
     metadata = build_metadata(facts)
     del metadata[SETTINGS_KEY]
     read = settings_of_metadata(metadata, "cat.safetensors")
@@ -158,6 +183,7 @@ def test_kohyas_words_alone_give_the_settings_back(facts, adapter):
     assert read.sections["lora"] == lora
     assert read.sections["noise"] == noise
     assert read.sections["objective"] == objective
+    assert read.sections["text_encoder"] == text
     for name in ("optimizer", "effective_learning_rate", "lr_schedule", "warmup_steps", "effective_beta2"):
         assert getattr(read.sections["optimizer"], name) == getattr(optimizer, name)
 

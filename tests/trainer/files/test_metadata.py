@@ -7,9 +7,21 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from sdxl_trainer.trainer.config import SECTIONS, DatasetConfig, LoggingConfig, LoRAConfig, TrainConfig
+from sdxl_trainer.trainer.config import (
+    SECTIONS,
+    DatasetConfig,
+    LoggingConfig,
+    LoRAConfig,
+    PivotalConfig,
+    TrainConfig,
+)
 from sdxl_trainer.trainer.data.dataset import load_dataset
-from sdxl_trainer.trainer.files.metadata import SETTINGS_KEY, RunFacts, build_metadata, content_hashes
+from sdxl_trainer.trainer.files.metadata import (
+    SETTINGS_KEY,
+    RunFacts,
+    build_metadata,
+    content_hashes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +191,8 @@ def test_every_setting_of_every_section_comes_back(facts):
         "preview": {"prompts": 'a cat\na "dog"', "seed": 2**64 - 1},
         "validation": {"validation_share": 0.2, "keep_best": False},
         "run": {"resume_from_step": 5, "save_precision": "bf16"},
+        "text_encoder": {"train_text_encoder": "clip_l", "clip_l_learning_rate": 2e-5},
+        "pivotal": {"token": "TOK, STY", "new_tokens": "2, 4", "optimizer": "same", "bundle": True},
     }
     assert {*unusual, "logging"} == SECTIONS.keys()
     changed = {name: SECTIONS[name](**values) for name, values in unusual.items()}
@@ -198,3 +212,21 @@ def test_nobody_learns_where_a_run_was_logged_and_published(facts):
     logging = LoggingConfig(hub_model_id="me/secret-cat", project="mine", tracker="wandb")
     metadata = build_metadata(with_config(facts, logging=logging))
     assert not [key for key, value in metadata.items() if "secret-cat" in value or "mine" in value]
+
+
+ONE, TWO = PivotalConfig(token="TOK"), PivotalConfig(token="TOK, STY")
+HINTS = {
+    ONE: " Where TOK is not known, write embedding:mia_emb.",
+    TWO: " Where TOK, STY are not known, write embedding:mia_emb_tok, embedding:mia_emb_sty.",
+}
+
+
+@pytest.mark.parametrize(("pivotal", "trigger"), [(ONE, "TOK"), (TWO, "TOK, STY")])
+def test_new_words_are_triggers_beside_the_datasets_own(facts, pivotal, trigger):
+    for own, told in (("mia", f"mia, {trigger}"), ("", trigger), ("a tok", trigger.replace("TOK", "a tok"))):
+        dataset = replace(facts.dataset, config=replace(facts.dataset.config, trigger=own))
+        metadata = build_metadata(with_config(replace(facts, dataset=dataset), pivotal=pivotal))
+        assert metadata["modelspec.trigger_phrase"] == told
+        assert (
+            metadata["modelspec.usage_hint"] == f"Put '{told}' into the prompt, strength 1.{HINTS[pivotal]}"
+        )

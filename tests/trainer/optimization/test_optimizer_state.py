@@ -92,7 +92,7 @@ def test_resumed_with_lora_plus_groups_equals_uninterrupted(kind):
 def test_the_estimate_of_a_prodigy_moves_in_so_few_steps(kind):
     run = Stepped(kind)
     run.steps(NUM_STEPS)
-    assert run.optimizer.effective_learning_rate() > 1.5e-3
+    assert run.optimizer.rate_factor > 1.5e-3
 
 
 @pytest.mark.parametrize("kind", KIND_NAMES)

@@ -69,6 +69,10 @@ PROBLEMS = [
         {"optimizer.optimizer": "prodigy_plus_schedule_free", "optimizer.ema_decay": 0.99},
         ("ema_decay is 0.99", "prodigy_plus_schedule_free"),
     ),
+    (
+        {"pivotal.token": "TOK", "pivotal.ti_fraction": 1.0, "run.save_diffusers": True},
+        ("save_diffusers", "ti_fraction is 1"),
+    ),
 ]
 
 
@@ -101,6 +105,13 @@ def test_what_is_fine_with_one_model_is_refused_with_another(sets):
     check_combinations(settings, sets["plain"], velocity)
     with pytest.raises(InputError):
         check_combinations(settings, sets["plain"], EPSILON)
+
+
+def test_a_lora_to_start_from_is_looked_at_too(sets):
+    tokens = config({"pivotal.token": "TOK", "pivotal.ti_fraction": 1.0})
+    assert len(check_combinations(tokens, sets["plain"])) == 1
+    with pytest.raises(InputError, match="initial_lora"):
+        check_combinations(tokens, sets["plain"], starts_from_lora=True)
 
 
 def test_most_is_known_before_the_model_is_open(sets):
@@ -151,6 +162,7 @@ WITHOUT_EFFECT = [
     ("plain", {**LATE_STOP, "run.save_every": 0}, "early_stop_patience", {"run.save_every": 9}),
     ("plain", {**LATE_STOP, "run.save_every": 10}, "early_stop_patience", {"run.save_every": 9}),
     ("plain", {"preview.preview_every": 101}, "preview_every", {"preview.preview_every": 100}),
+    ("plain", {"pivotal.new_tokens": "3"}, "new_tokens", {"pivotal.token": "TOK"}),
     ("plain", {"logging.project": "cats"}, "project", {"logging.tracker": "wandb"}),
     ("plain", {"logging.hub_private": False}, "hub_private", {"logging.hub_model_id": "me/cat"}),
 ]

@@ -15,8 +15,9 @@ from sdxl_trainer.trainer.runs.validation import SEED, TIMESTEPS, HeldOutLosses
 from sdxl_trainer.trainer.sdxl.sdxl_model import HeadlessSDXL
 
 SHARE = {"validation_share": 0.2}
-OVERTRAINED = {"steps": 24, "optimizer": {"learning_rate": 0.3, "warmup_steps": 24}}
-"""The rate rises until it destroys what was learned: the held-out loss is lowest at step 18."""
+STEPS, EVERY, PATIENCE = 32, 2, 2
+OVERTRAINED = {"steps": STEPS, "optimizer": {"learning_rate": 0.4, "warmup_steps": STEPS}}
+"""The rate rises until it destroys what was learned; at which step is not the same on every CPU."""
 
 
 def measured(tiny_run, folder, **values):
@@ -28,8 +29,20 @@ def measured(tiny_run, folder, **values):
 @pytest.fixture(scope="module")
 def overtrained(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("overtrained")
-    values = {"validation": {**SHARE, "validate_every": 2}, "run": {"save_every": 8, "keep_last": 1}}
+    values = {"validation": {**SHARE, "validate_every": EVERY}, "run": {"save_every": 8, "keep_last": 1}}
     return folder, *measured(tiny_run, folder, **values, **OVERTRAINED)
+
+
+@pytest.fixture(scope="module")
+def course(overtrained):
+    """(best step, step at which patience is lost) of that run."""
+    best, since = 0, 0
+    for step, _, is_best in overtrained[2].measured[1:]:
+        best, since = (step, 0) if is_best else (best, since + 1)
+        if since == PATIENCE:
+            assert 0 < best < step < STEPS
+            return best, step
+    raise AssertionError("the run was not overtrained")
 
 
 def test_it_is_the_plain_error_over_held_out_pictures_and_fixed_timesteps(tiny_run, tmp_path):
@@ -124,66 +137,74 @@ def test_the_proposal_lies_before_an_overtrained_end(overtrained):
     folder, result, listener = overtrained
     losses = {step: loss for step, loss, _ in listener.measured}
     best = min(losses, key=losses.get)
-    assert best == result.held_out.best_step == 18
-    assert losses[24] > losses[0] > losses[best]
+    assert 0 < best == result.held_out.best_step < STEPS
+    assert losses[STEPS] > losses[best] < losses[0]
     assert (
-        f"the held-out loss was lowest at step 18 ({losses[18]:.4f}, {losses[0]:.4f} before training) and "
-        f"has risen since to {losses[24]:.4f} at step 24: try checkpoint_step 18 in Apply LoRA"
+        f"the held-out loss was lowest at step {best} ({losses[best]:.4f}, {losses[0]:.4f} before training) "
+        f"and has risen since to {losses[STEPS]:.4f} at step {STEPS}: try checkpoint_step {best} in Apply LoRA"
     ) in result.report
-    assert (folder / "loras" / "cat-step000018.safetensors").exists()
+    assert (folder / "loras" / f"cat-step{best:06d}.safetensors").exists()
 
 
 def test_the_best_stays_beside_the_last_and_former_bests_go(overtrained):
-    folder, _, listener = overtrained
-    assert [step for step, _, is_best in listener.measured if is_best] == list(range(2, 19, 2))
-    names = sorted(path.name for path in (folder / "loras").iterdir())
-    assert names == ["cat-step000016.safetensors", "cat-step000018.safetensors", "cat.safetensors"]
+    folder, result, listener = overtrained
+    bests = [step for step, _, is_best in listener.measured if is_best]
+    assert len(bests) > 2 and bests[-1] == result.held_out.best_step
+    kept = {max(step for step in range(8, STEPS, 8) if step != bests[-1]), bests[-1]}
+    names = {path.name for path in (folder / "loras").iterdir()}
+    assert names == {f"cat-step{step:06d}.safetensors" for step in kept} | {"cat.safetensors"}
 
 
 def test_without_keep_best_only_the_last_stay_and_the_report_says_so(tiny_run, tmp_path):
-    values = {"validation": {**SHARE, "validate_every": 2, "keep_best": False}}
+    values = {"validation": {**SHARE, "validate_every": EVERY, "keep_best": False}}
     result, _ = measured(tiny_run, tmp_path, **values, **OVERTRAINED)
     assert [path.name for path in (tmp_path / "loras").iterdir()] == ["cat.safetensors"]
     assert "its checkpoint was not kept; set keep_best" in result.report
 
 
-def test_a_run_out_of_patience_ends_well_and_is_reloaded(tiny_run, tmp_path):
-    values = {"validation": {**SHARE, "validate_every": 2, "early_stop_patience": 2}, **OVERTRAINED}
-    result, listener = measured(tiny_run, tmp_path, **values)
-    assert (result.steps, result.trained_steps) == (22, 22)
-    assert [step for step, *_ in listener.measured][-1] == 22
-    assert "ended at step 22 of 24: the held-out loss had not fallen for 2 measurements" in result.report
-    assert "try checkpoint_step 18" in result.report
+PATIENT = {
+    "validation": {**SHARE, "validate_every": EVERY, "early_stop_patience": PATIENCE},
+    **OVERTRAINED,
+}
+
+
+def test_a_run_out_of_patience_ends_well_and_is_reloaded(tiny_run, tmp_path, course):
+    best, end = course
+    result, listener = measured(tiny_run, tmp_path, **PATIENT)
+    assert (result.steps, result.trained_steps) == (end, end)
+    assert [step for step, *_ in listener.measured][-1] == end
+    ended = f"ended at step {end} of {STEPS}: the held-out loss had not fallen for {PATIENCE} measurements"
+    assert ended in result.report
+    assert f"try checkpoint_step {best}" in result.report
 
     model = tiny_run.TinyModel()
-    again = tiny_run.run_tiny(tmp_path, model=model, **values)
-    assert (again.trained_steps, again.steps, model.times_opened) == (0, 22, 0)
+    again = tiny_run.run_tiny(tmp_path, model=model, **PATIENT)
+    assert (again.trained_steps, again.steps, model.times_opened) == (0, end, 0)
     assert again.held_out == result.held_out
-    assert "ended at step 22 of 24" in again.report
-    assert "try checkpoint_step 18" in again.report
+    assert ended in again.report
+    assert f"try checkpoint_step {best}" in again.report
 
 
-@pytest.mark.parametrize("at", [20, 21])
-def test_patience_is_counted_on_over_a_stop(tiny_run, tmp_path, overtrained, at):
-    values = {"validation": {**SHARE, "validate_every": 2, "early_stop_patience": 2}, **OVERTRAINED}
+@pytest.mark.parametrize("before_the_end", [2, 1])
+def test_patience_is_counted_on_over_a_stop(tiny_run, tmp_path, overtrained, course, before_the_end):
+    values, at = PATIENT, course[1] - before_the_end
     with pytest.raises(CancelledError):
         tiny_run.run_tiny(tmp_path, tiny_run.StopAfter(at), **values)
     result, listener = measured(tiny_run, tmp_path, **values)
-    assert (result.steps, result.held_out.best_step) == (22, 18)
+    assert (result.held_out.best_step, result.steps) == course
     lines = [json.loads(x) for x in (tmp_path / "runs/cat/metrics.jsonl").read_text().splitlines()]
     shown = [line["step"] for line in lines if "validation_loss" in line]
-    assert shown == list(range(0, 23, 2))
-    whole = [loss for step, loss, _ in overtrained[2].measured if at < step <= 22]
+    assert shown == list(range(0, course[1] + 1, EVERY))
+    whole = [loss for step, loss, _ in overtrained[2].measured if at < step <= course[1]]
     assert [loss for step, loss, _ in listener.measured if step > at] == whole
 
 
-def test_a_run_killed_before_its_last_file_ends_where_it_had_ended(tiny_run, tmp_path):
-    values = {"validation": {**SHARE, "validate_every": 2, "early_stop_patience": 2}, **OVERTRAINED}
-    result, _ = measured(tiny_run, tmp_path, **values)
-    written = result.lora_path.read_bytes()
+def test_a_run_killed_before_its_last_file_ends_where_it_had_ended(tiny_run, tmp_path, course):
+    result, _ = measured(tiny_run, tmp_path, **PATIENT)
+    written, end = result.lora_path.read_bytes(), course[1]
     result.lora_path.unlink()
-    again = tiny_run.run_tiny(tmp_path, **values)
-    assert (again.resumed_from, again.steps, again.trained_steps) == (22, 22, 0)
+    again = tiny_run.run_tiny(tmp_path, **PATIENT)
+    assert (again.resumed_from, again.steps, again.trained_steps) == (end, end, 0)
     assert again.lora_path.read_bytes() == written
 
 

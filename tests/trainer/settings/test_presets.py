@@ -9,9 +9,11 @@ from sdxl_trainer.trainer.config import (
     LoRAConfig,
     NoiseConfig,
     OptimizerConfig,
+    PivotalConfig,
     PreviewConfig,
     PriorConfig,
     RunConfig,
+    TextEncoderConfig,
     TrainConfig,
     ValidationConfig,
 )
@@ -19,6 +21,7 @@ from sdxl_trainer.trainer.data.training_set import Picture, TrainingSet, Variant
 from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule
 from sdxl_trainer.trainer.errors import InputError
 from sdxl_trainer.trainer.runs.combinations import check_combinations
+from sdxl_trainer.trainer.settings.part_rates import part_optimizer, part_window, text_end_step
 from sdxl_trainer.trainer.settings.presets import (
     PRESETS,
     Settings,
@@ -87,10 +90,11 @@ def test_the_four_general_presets_set_rank_schedule_and_length_alone(preset):
         assert getattr(recipe, section) == getattr(usual, section)
 
 
+@pytest.mark.parametrize("token", ["", "TOK"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_in_every_preset_all_settings_go_together_and_do_something(preset):
+def test_in_every_preset_all_settings_go_together_and_do_something(preset, token):
     dataset = pictures(10)
-    assert check_combinations(resolved(preset, dataset), dataset, NoiseSchedule.sdxl()) == []
+    assert check_combinations(resolved(preset, dataset, token=token), dataset, NoiseSchedule.sdxl()) == []
 
 
 def test_preset_gives_every_value_that_is_not_set():
@@ -122,6 +126,8 @@ def test_every_settings_socket_replaces_the_whole_section(section):
         "validation": {"early_stop_patience": 3},
         "run": {"keep_last": 2},
         "logging": {"project": "cats"},
+        "text_encoder": {"stop_fraction": 0.5},
+        "pivotal": {"token": "TOK"},
     }[section]
     value = SECTIONS[section](**plugged)
     config = resolved("kohya_avatar", pictures(10), Settings(**{section: value}))
@@ -130,7 +136,7 @@ def test_every_settings_socket_replaces_the_whole_section(section):
     for other in set(SECTIONS) - {section}:
         assert getattr(config, other) == getattr(untouched, other)
     lines = explained("kohya_avatar", pictures(10), Settings(**{section: value}))
-    origin = f"({'LoRA' if section == 'lora' else section} settings)"
+    origin = f"({'LoRA' if section == 'lora' else section.replace('_', ' ')} settings)"
     (name,) = plugged
     assert any(line.endswith(origin) and name.split("_")[0] in line for line in lines)
 
@@ -207,6 +213,65 @@ def test_recipes_of_the_advanced_script_use_prodigy_at_1(preset):
     assert recipe.lora.effective_alpha == 32
     assert recipe.needs == "prodigyopt"
     assert "pivotal tuning" in recipe.note
+    config = resolved(preset, pictures(10), token="TOK")
+    assert part_window(config, "tokens") == (0, round(config.steps / 2))
+    assert part_window(config, "unet") == (0, config.steps)
+    tokens = part_optimizer(config, "tokens")
+    assert (tokens.optimizer, tokens.learning_rate, tokens.weight_decay) == ("prodigy", 1.0, 1e-4)
+    assert config.pivotal.new_tokens == "2"
+    assert not config.text_encoder.trained
+
+
+# the rates of the scripts' own defaults, or the guide's
+@pytest.mark.parametrize(
+    ("preset", "rate", "weight_decay"),
+    [("old_book_style", 1e-4, 1e-2), ("green_chair", 5e-6, 1e-3), ("kohya_avatar", 3e-4, 1e-2)],
+)
+def test_recipes_that_train_the_text_encoders_do_so_at_their_scripts_rates(preset, rate, weight_decay):
+    config = resolved(preset, pictures(10))
+    for part in ("clip_l", "clip_g"):
+        optimizer = part_optimizer(config, part)
+        assert (optimizer.learning_rate, optimizer.weight_decay) == (rate, weight_decay)
+        assert part_window(config, part) == (0, config.steps)
+    assert f"CLIP-G rate {rate:g} (preset {preset})" in explained(preset, pictures(10))
+    assert "text encoders too" in PRESETS[preset].summary
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"old_book_style", "green_chair", "kohya_avatar"}))
+def test_all_other_presets_leave_the_text_encoders_alone(preset):
+    assert text_end_step(resolved(preset, pictures(10))) == 0
+    assert "text encoders" not in PRESETS[preset].summary
+
+
+def test_rates_of_a_preset_do_not_reach_another_optimizer():
+    plugged = Settings(optimizer=OptimizerConfig(optimizer="prodigy"))
+    config = resolved("green_chair", pictures(10), plugged)
+    assert part_optimizer(config, "clip_l").learning_rate == 1.0
+    assert config.text_encoder.weight_decay == 0.001
+    lines = explained("green_chair", pictures(10), plugged)
+    assert "CLIP-L rate 1 (same as the UNet's)" in lines
+    own = dataclasses.replace(plugged, text_encoder=TextEncoderConfig(clip_l_learning_rate=5e-6))
+    assert resolved("green_chair", pictures(10), own).text_encoder.clip_l_learning_rate == 5e-6
+
+
+def test_without_a_token_nothing_of_pivotal_tuning_acts_and_the_recipe_says_so():
+    for preset in ("huggy", "web_style", "face"):
+        config = resolved(preset, pictures(10))
+        assert config.pivotal == PivotalConfig()
+        (note,) = [line for line in explained(preset, pictures(10)) if "Pivotal Tuning" in line]
+        assert "--token" in note
+        assert not any("Pivotal Tuning" in line for line in explained(preset, pictures(10), token="TOK"))
+    assert not any("Pivotal Tuning" in line for line in explained("person", pictures(10)))
+
+
+def test_token_widgets_beat_the_pivotal_settings():
+    settings = Settings(pivotal=PivotalConfig(token="STY", new_tokens="4", norm_pull=0.5, learning_rate=1e-3))
+    config = resolved("face", pictures(10), settings)
+    assert config.pivotal == settings.pivotal
+    widgets = {"token": "TOK", "new_tokens": 3, "ti_fraction": 0.25, "token_learning_rate": 2e-3}
+    assert resolved("face", pictures(10), settings, **widgets).pivotal == dataclasses.replace(
+        settings.pivotal, token="TOK", new_tokens="3", ti_fraction=0.25, learning_rate=2e-3
+    )
 
 
 def test_the_kohya_avatar_is_the_walk_throughs():
@@ -267,7 +332,32 @@ def test_values_that_are_not_the_default_are_explained_too():
 def test_a_recipe_says_what_else_belongs_to_it():
     lines = explained("face", pictures(6))
     assert "optimizer prodigy (preset face)" in lines
-    assert any("150 real class images" in line and "not possible yet" in line for line in lines)
+    assert any("150 real class images" in line and "TOK" in line for line in lines)
+
+
+def test_text_that_is_trained_is_explained_with_the_rates_that_act():
+    settings = Settings(text_encoder=TextEncoderConfig(train_text_encoder="both", clip_g_learning_rate=2e-5))
+    lines = explained("person", pictures(10), settings, token="TOK", ti_fraction=0.25, steps=200)
+    for expected in (
+        "text encoders trained: both (text encoder settings)",
+        "CLIP-L rate 5e-05 (half of the UNet's)",
+        "CLIP-G rate 2e-05 (text encoder settings)",
+        "token TOK (node)",
+        "new tokens 2 (preset person)",
+        "ti fraction 0.25: tokens train to step 50 of 200 (node)",
+        "token rate 0.0003 (usual for tokens with adamw)",
+    ):
+        assert expected in lines
+    settings = Settings(
+        text_encoder=TextEncoderConfig(train_text_encoder="clip_l", stop_fraction=0.5),
+        pivotal=PivotalConfig(token="TOK", learning_rate=1e-3, optimizer="lion"),
+    )
+    lines = explained("face", pictures(10), settings, steps=200)
+    assert "CLIP-L rate 1 (same as the UNet's)" in lines
+    assert "token rate 0.001 (pivotal settings)" in lines
+    assert "token optimizer lion (pivotal settings)" in lines
+    assert "stop fraction 0.5: to step 100 of 200 (text encoder settings)" not in lines  # stops at the pivot
+    assert not any("CLIP-G" in line for line in lines)
 
 
 def test_a_recipe_whose_package_is_missing_says_so(monkeypatch):

@@ -11,8 +11,10 @@ from sdxl_trainer.trainer.config import (
     NoiseConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    PivotalConfig,
     PreviewConfig,
     RunConfig,
+    TextEncoderConfig,
     TrainConfig,
 )
 from sdxl_trainer.trainer.errors import InputError
@@ -28,6 +30,8 @@ CONFIG = TrainConfig(
     optimizer=OptimizerConfig(optimizer="prodigy", lr_schedule="cosine"),
     noise=NoiseConfig(noise_offset=0.05),
     preview=PreviewConfig(width=64, height=128),
+    text_encoder=TextEncoderConfig(train_text_encoder="clip_g", stop_fraction=0.7),
+    pivotal=PivotalConfig(token="TOK, STY", new_tokens="2, 4", initial_words="woman, sketch", bundle=True),
 )
 
 
@@ -122,6 +126,12 @@ def test_kohyas_entries_become_our_settings():
             debiased_estimation=True,
         ),
         "noise": NoiseConfig(noise_offset=0.0357, pyramid_iterations=6, pyramid_discount=0.4),
+        "text_encoder": TextEncoderConfig(
+            train_text_encoder="both",
+            clip_l_learning_rate=5e-5,
+            clip_g_learning_rate=5e-5,
+            weight_decay=0.1,
+        ),
     }
     for name, section in expected.items():
         assert loaded.sections[name] == section, name
@@ -129,7 +139,31 @@ def test_kohyas_entries_become_our_settings():
     assert (loaded.steps, loaded.batch_size, loaded.seed) == (1000, 4, 1234)
     notes = " ".join(loaded.notes)
     assert "conv_dim is 8, but here convolutions have the rank of all layers, 64" in notes
-    assert "text_encoder_lr is 5e-05, which is not done here" in notes
+    assert "text encoder" not in notes
+
+
+@pytest.mark.parametrize(
+    ("text", "trained", "rates", "note"),
+    [
+        ("None", "off", (0, 0), "does not tell whether the text encoders were trained"),
+        ("0.0", "off", (0, 0), ""),
+        ("2e-05", "both", (2e-5, 2e-5), ""),
+        ("[2e-05]", "both", (2e-5, 2e-5), ""),
+        ("[2e-05, 1e-05]", "both", (2e-5, 1e-5), ""),
+        ("[2e-05, 0.0]", "clip_l", (2e-5, 0), ""),
+        ("[0.0, 1e-05]", "clip_g", (0, 1e-5), ""),
+        ("[1, 2, 3]", "off", (0, 0), "ss_text_encoder_lr is '[1, 2, 3]', which cannot be read"),
+        ("high", "off", (0, 0), "ss_text_encoder_lr is 'high', which cannot be read"),
+    ],
+)
+def test_kohyas_rates_of_the_text_encoders_tell_which_were_trained(text, trained, rates, note):
+    loaded = settings_of_metadata({**KOHYA, "ss_text_encoder_lr": text}, "kohya.safetensors")
+    section = loaded.sections["text_encoder"]
+    assert section.train_text_encoder == trained
+    assert (section.clip_l_learning_rate, section.clip_g_learning_rate) == rates
+    said = [one for one in loaded.notes if "text_encoder" in one or "text encoder" in one]
+    assert len(said) == bool(note)
+    assert note in "".join(said)
 
 
 @pytest.mark.parametrize(

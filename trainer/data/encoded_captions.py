@@ -1,0 +1,81 @@
+"""Captions as the denoiser reads them: encoded once before training, as long as the text does not learn.
+
+`B` batch, `T` tokens, `D` width of both text encoders together, `P` width of the pooled vector.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..diffusion.conditioning import TextCondition, stack_conditions
+from ..errors import InputError
+from ..events import Listener
+
+CAPTIONS_AT_ONCE = 8
+
+
+class Conditions(Protocol):
+    """What captions mean to the denoiser: looked up, or computed anew while the text encoders learn."""
+
+    def stack(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """`prompt_embeds` (B, T, D) and `pooled` (B, P) of captions of one batch."""
+        ...
+
+    def stack_base(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The same as the model has them without any training."""
+        ...
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Conditions": ...
+
+
+class EncodedCaptions(dict[str, TextCondition]):
+    """Conditions of captions that stay what they are, by caption."""
+
+    def stack(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return stack_conditions([self[caption] for caption in captions])
+
+    def stack_base(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return self.stack(captions)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "EncodedCaptions":
+        return EncodedCaptions(
+            (caption, TextCondition(c.prompt_embeds.to(device, dtype), c.pooled.to(device, dtype)))
+            for caption, c in self.items()
+        )
+
+
+def encode_captions(
+    captions: Collection[str],
+    encode: Callable[[Sequence[str]], Sequence[TextCondition]],
+    listener: Listener,
+    check_stop: Callable[[], None],
+) -> EncodedCaptions:
+    """Encode each distinct caption; on the CPU, in the type that `encode` gives.
+
+    Args:
+        captions: of the run, encoded in their own order, so that a run that goes on gets the same bits.
+        encode: a few captions in, a condition for each out.
+        listener: hears of the progress.
+        check_stop: called before each few captions; raises to stop.
+
+    Raises:
+        InputError: a caption came out as NaN or infinite; it is named.
+    """
+    distinct = sorted(set(captions))
+    listener.phase("encoding captions", 0, len(distinct))
+    conditions = EncodedCaptions()
+    for start in range(0, len(distinct), CAPTIONS_AT_ONCE):
+        check_stop()
+        some = distinct[start : start + CAPTIONS_AT_ONCE]
+        for caption, condition in zip(some, encode(some), strict=True):
+            embeds, pooled = condition.prompt_embeds.detach(), condition.pooled.detach()
+            if not bool(embeds.isfinite().all() and pooled.isfinite().all()):
+                raise InputError(
+                    f"the caption '{caption[:60]}' came out of the text encoders as NaN or infinite: the "
+                    "CLIP of this checkpoint is damaged, use another checkpoint"
+                )
+            conditions[caption] = TextCondition(embeds.cpu().clone(), pooled.cpu().clone())
+        listener.phase("encoding captions", len(conditions), len(distinct))
+    return conditions
