@@ -171,13 +171,13 @@ def predict(unet):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_unet_answers_as_the_one_that_comfyui_patched(stand_in_unet, host_model, tmp_path, kind):
     adapter = trained_adapter(stand_in_unet, adapter=kind, rank=4, alpha=2.0, targets="attention+ff+conv")
-    live = predict(adapter.unet)
+    live = predict(adapter.network)
     changed = changed_by_comfyui(host_model, adapter, written(adapter, tmp_path / "a.safetensors", "fp32"))
     with adapter.disabled():
-        before = predict(adapter.unet)
+        before = predict(adapter.network)
         for path, weight in changed.items():
             adapter.layers[path].base.weight.data = weight
-        patched = predict(adapter.unet)
+        patched = predict(adapter.network)
     assert (live - patched).norm() < 1e-4 * (live - before).norm()
 
 

@@ -57,11 +57,6 @@ class Adapter:
         """Module paths of the layers with an update."""
         return list(self.layers)
 
-    @property
-    def num_learning(self) -> int:
-        """How many layers can move at all."""
-        return len(self.layers) - len(self.idle)
-
     def state_dict(self) -> dict[str, Tensor]:
         """float32 copies on the CPU, each with its own memory: `<module path>.<part>`."""
         flat = self.weights.snapshot()
@@ -102,8 +97,8 @@ class Adapter:
         return self.mode.turned(is_training=False)
 
     def num_still(self) -> int:
-        """How many of the layers that can move have an update of exactly nothing. Waits for the device."""
-        return sum(self._is_still(path, x) for path, x in self.layers.items() if path not in self.idle)
+        """How many layers' update is still exactly nothing, `idle` ones included. Waits for the device."""
+        return sum(self._is_still(path, layer) for path, layer in self.layers.items())
 
     @torch.no_grad()
     def _is_still(self, path: str, layer: AdaptedLayer) -> bool:

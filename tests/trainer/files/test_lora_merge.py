@@ -55,7 +55,7 @@ def test_convolutions_act_as_the_two_convolutions_of_the_file(unet):
     [
         "lora_unet_input_blocks_99_1_proj_in",
         "lora_unet_middle_block_1_transformer_blocks_7_attn1_to_q",
-        "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        "lora_te_text_model_encoder_layers_0_mlp_fc1",
     ],
 )
 def test_layers_without_a_place_are_refused(unet, name):

@@ -65,7 +65,7 @@ def test_paths_without_a_name_are_refused(path):
         "lora_unet_input_blocks_4_0_op",
         "lora_unet_input_blocks_4_1_in_layers_2",
         "lora_unet_output_blocks_1_2_conv",
-        "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        "lora_te_text_model_encoder_layers_0_mlp_fc1",
         "lora_unet_middle_block_1_transformer_blocks_0_attn3_to_q",
         "",
     ],

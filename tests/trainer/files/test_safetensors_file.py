@@ -128,3 +128,12 @@ def test_huge_header_length_takes_no_memory(path, length):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no\.safetensors cannot be read: No such file"):
         read_safetensors(tmp_path / "no.safetensors")
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580, 0x10280, 0x4B50])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(path, length):
+    """Its two lowest bytes are then those that a pickle or an archive begins with."""
+    content = json.dumps({"a": entry([2], 0, 8)}).encode().ljust(length)
+    path.write_bytes(len(content).to_bytes(8, "little") + content + b"\0" * 8)
+    assert path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
+    assert torch.equal(read_safetensors(path)[0]["a"], torch.zeros(2))
