@@ -1,13 +1,13 @@
 """ApplyLoRA: a LoRA from a wire or a file onto MODEL and CLIP, with proof that all of it was applied."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ..trainer.errors import InputError
 from .comfy_bridge.folders import lora_file
-from .comfy_bridge.lora_patches import apply_lora, check_keys
+from .comfy_bridge.lora_patches import apply_lora, check_keys, layer_tensors
+from .comfy_bridge.new_words import clip_with_words
 from .lora_checkpoints import (
     NO_FILE,
     checkpoint_file,
@@ -17,6 +17,9 @@ from .lora_checkpoints import (
     lora_socket,
 )
 from .widgets import CATEGORY
+
+if TYPE_CHECKING:
+    from ..trainer.files.lora_file import LoRAFile
 
 TRIGGER_KEY = "modelspec.trigger_phrase"
 
@@ -29,7 +32,7 @@ class ApplyLoRA(io.ComfyNode):
             display_name="Apply LoRA",
             category=CATEGORY,
             description="Applies a LoRA like ComfyUI's own loader, but fails when any part does not fit, "
-            "and tells the trigger words.",
+            "tells the trigger words, and CLIP knows the words that the LoRA was trained with.",
             inputs=_inputs(),
             outputs=_outputs(),
         )
@@ -38,7 +41,9 @@ class ApplyLoRA(io.ComfyNode):
     def fingerprint_inputs(cls, lora_name: str = NO_FILE, checkpoint_step: int = 0, **_: Any) -> str:
         if lora_name == NO_FILE:
             return NO_FILE
-        return files_fingerprint([checkpoint_file(lora_file(lora_name), checkpoint_step)])
+        from .comfy_bridge.lora_words import with_embeddings
+
+        return files_fingerprint(with_embeddings([checkpoint_file(lora_file(lora_name), checkpoint_step)]))
 
     @classmethod
     def execute(
@@ -51,24 +56,33 @@ class ApplyLoRA(io.ComfyNode):
         checkpoint_step: int,
         lora: Any = None,
     ) -> io.NodeOutput:
-        tensors, trigger_words, name = _read(lora, lora_name, checkpoint_step)
+        from .comfy_bridge.lora_words import words_of
+
+        file, name = _read(lora, lora_name, checkpoint_step)
+        trigger_words = file.metadata.get(TRIGGER_KEY, "")
         if strength_model == 0 and strength_clip == 0:
             return io.NodeOutput(model, clip, trigger_words, f"{name}: strength 0, not applied")
-        count = check_keys(model, clip, tensors, name)
-        patched_model, patched_clip = apply_lora(model, clip, tensors, strength_model, strength_clip)
-        report = (
-            f"{name}: applied {len(tensors)} keys to {count}, "
+        count = check_keys(model, clip, file.tensors, name)
+        words = words_of(file, name) if strength_clip else None
+        patched_model, patched_clip = apply_lora(model, clip, file.tensors, strength_model, strength_clip)
+        report = [
+            f"{name}: applied {len(layer_tensors(file.tensors))} keys to {count}, "
             f"strength {strength_model:g} on the model and {strength_clip:g} on CLIP"
-        )
-        return io.NodeOutput(patched_model, patched_clip, trigger_words, report)
+        ]
+        if words is not None:
+            patched_clip = clip_with_words(patched_clip, words.vectors)
+            trigger_words = trigger_words or words.names
+            report.append(str(words))
+        return io.NodeOutput(patched_model, patched_clip, trigger_words, "\n".join(report))
 
 
-def _read(lora: Any, lora_name: str, checkpoint_step: int) -> tuple[Mapping[str, Any], str, str]:
-    """Tensors, trigger words and file name of what is wired or chosen.
+def _read(lora: Any, lora_name: str, checkpoint_step: int) -> "tuple[LoRAFile, str]":
+    """What is wired or chosen, and its file name.
 
     Raises:
         InputError: nothing is wired or chosen, or there is no such file.
     """
+    from ..trainer.files.lora_file import LoRAFile
     from ..trainer.files.safetensors_file import read_safetensors
 
     path = chosen_file(lora, lora_name)
@@ -77,10 +91,10 @@ def _read(lora: Any, lora_name: str, checkpoint_step: int) -> tuple[Mapping[str,
             f"checkpoint_step is {checkpoint_step}, but the wired LoRA comes from no file: set it to 0"
         )
     if path is None:
-        return lora, "", "the wired LoRA"
+        return LoRAFile(dict(lora), {}), "the wired LoRA"
     path = checkpoint_file(path, checkpoint_step)
-    tensors, metadata = read_safetensors(path)  # of any kind: whether it fits, ComfyUI's key map says
-    return tensors, metadata.get(TRIGGER_KEY, ""), path.name
+    # of any kind: whether it fits, ComfyUI's key map says
+    return LoRAFile(*read_safetensors(path)), path.name
 
 
 def _inputs() -> list[io.Input]:
@@ -97,7 +111,8 @@ def _inputs() -> list[io.Input]:
         io.Float.Input(
             "strength_clip",
             **strength,
-            tooltip="How strongly CLIP is changed, if the LoRA holds any of it; 0 = not at all.",
+            tooltip="How strongly CLIP is changed, if the LoRA holds any of it; 0 = not at all, "
+            "and no new words.",
         ),
         io.Int.Input(
             "checkpoint_step",
@@ -113,7 +128,9 @@ def _inputs() -> list[io.Input]:
 def _outputs() -> list[io.Output]:
     return [
         io.Model.Output("patched_model", display_name="model", tooltip="The model with the LoRA applied."),
-        io.Clip.Output("patched_clip", display_name="clip", tooltip="CLIP with the LoRA applied."),
+        io.Clip.Output(
+            "patched_clip", display_name="clip", tooltip="CLIP with the LoRA applied, and its words."
+        ),
         io.String.Output(
             "trigger_words", display_name="trigger_words", tooltip="Words that a prompt must hold, if any."
         ),

@@ -6,8 +6,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.errors import InputError
+from .comfy_bridge.folders import embedding_file, loras_folder
 from .comfy_bridge.folders import lora_name as listed_name
-from .comfy_bridge.folders import loras_folder
 from .lora_checkpoints import (
     NO_FILE,
     checkpoint_file,
@@ -62,7 +62,8 @@ class AverageLoRAs(io.ComfyNode):
         shares = parse_numbers(weights, "weights", "1, 1, 2") or [1.0] * len(files)
         _require_pairs(files, shares)
         loras = {file.name: read_lora(file) for file in files}
-        target, is_new = write_average(loras_folder(), name.strip() or f"{path.stem}_average", loras, shares)
+        name = name.strip() or f"{path.stem}_average"
+        target, is_new = write_average(loras_folder(), name, loras, shares, embedding_file)
         average = TrainedLoRA(read_tensors(target), target)
         return io.NodeOutput(average, listed_name(target), _report(files, shares, target, is_new))
 

@@ -70,8 +70,11 @@ def _comparison(fields: dict[str, Any]) -> Comparison:
     """What is to be drawn, checked before anything is.
 
     Raises:
-        InputError: no file, a checkpoint that was not kept, a text that cannot be read, or too many pictures.
+        InputError: no file, a checkpoint that was not kept, a text that cannot be read, words without their
+            embedding, or too many pictures.
     """
+    from .comfy_bridge.lora_words import words_of_file
+
     path = chosen_file(fields.get("lora"), fields["lora_name"])
     if path is None:
         raise InputError("the wired LoRA comes from no file, so it has no checkpoints: choose its file")
@@ -95,7 +98,9 @@ def _comparison(fields: dict[str, Any]) -> Comparison:
         height=fields["height"],
     )
     require_sampler(preview)
-    comparison = Comparison(path.stem, files, strengths, prompts, preview)
+    found = {file: words_of_file(file) for file in files.values()}
+    words = {file: words for file, words in found.items() if words is not None}
+    comparison = Comparison(path.stem, files, strengths, prompts, preview, words)
     if len(comparison.cells) > MAX_PICTURES:
         raise InputError(
             f"{len(files)} checkpoints, {len(strengths)} strengths and {len(prompts)} prompts make "
@@ -127,9 +132,18 @@ def _report(comparison: Comparison) -> str:
     head = (
         f"{comparison.name}: {len(comparison.cells)} pictures of {preview.width}x{preview.height}, "
         f"{preview.sampler} {preview.scheduler}, {preview.steps} steps, cfg {preview.guidance:g}, prompt n "
-        f"with seed {preview.seed} + n - 1\nfiles: {files}"
+        f"with seed {preview.seed} + n - 1\nfiles: {files}{_words_note(comparison)}"
     )
     return "\n".join([head, *(f"{n}: {_line(cell)}" for n, cell in enumerate(comparison.cells, start=1))])
+
+
+def _words_note(comparison: Comparison) -> str:
+    words = comparison.words.values()
+    if not words:
+        return ""
+    names = ", ".join(dict.fromkeys(word.names for word in words))
+    others = ", ".join(word.source for word in words if word.is_other_run)
+    return f"; words: {names}" + (f", but of another run than the LoRA: {others}" if others else "")
 
 
 def _line(cell: Cell) -> str:

@@ -114,11 +114,14 @@ def _words(text: str) -> list[str]:
 
 
 def run_fingerprint(lora_name: str) -> str:
-    """Changes when the chosen file or one of its checkpoints comes, goes or is written anew."""
+    """Changes when the chosen file, a checkpoint or an embedding of them comes, goes or is written anew."""
     if lora_name == NO_FILE:
         return NO_FILE
+    from .comfy_bridge.lora_words import with_embeddings
+
     path = lora_file(lora_name)
-    return files_fingerprint([path, *(checkpoint_file(path, step) for step in kept_steps(path))])
+    files = [path, *(checkpoint_file(path, step) for step in kept_steps(path))]
+    return files_fingerprint(with_embeddings(files))
 
 
 def files_fingerprint(files: Sequence[Path]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import torch
@@ -11,7 +11,11 @@ from torch import Tensor
 
 from ...trainer.config import PreviewConfig
 from .lora_patches import apply_lora, check_keys
+from .new_words import clip_with_words
 from .preview import EncodedPrompts, decode_latents, encode_prompts, sample_latents
+
+if TYPE_CHECKING:
+    from .lora_words import LoRAWords
 
 BASE_TITLE = "without LoRA"
 
@@ -36,8 +40,9 @@ class Cell:
 class Comparison:
     """What a sheet shows: a row for each prompt and strength, a column for each checkpoint.
 
-    `files`: column title -> file. Where 0 is among the strengths, the model without LoRA is the first
-    column; it is drawn once for each prompt.
+    `files`: column title -> file. `words`: file -> what prompts know in its column, where it was trained with
+    words. Where 0 is among the strengths, the model without LoRA is the first column; it is drawn once for
+    each prompt.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Comparison:
     strengths: Sequence[float]
     prompts: Sequence[str]
     preview: PreviewConfig
+    words: "Mapping[Path, LoRAWords]"
     cells: Sequence[Cell] = field(init=False)
     """Row by row."""
 
@@ -127,7 +133,7 @@ def _patched(
     comparison: Comparison,
     plain: EncodedPrompts,
 ) -> tuple[Any, EncodedPrompts]:
-    """MODEL with one file at one strength, and the prompts, encoded anew where the file holds CLIP layers."""
+    """MODEL with one file at one strength, and the prompts, encoded anew where CLIP reads them otherwise."""
     from ...trainer.files.safetensors_file import read_safetensors
 
     if path is None:
@@ -135,6 +141,9 @@ def _patched(
     tensors, _ = read_safetensors(path)
     count = check_keys(model, clip, tensors, path.name)
     patched, patched_clip = apply_lora(model, clip, tensors, strength, strength)
-    if not count.clip:
+    words = comparison.words.get(path)
+    if words is not None:
+        patched_clip = clip_with_words(patched_clip, words.vectors)
+    elif not count.clip:
         return patched, plain
     return patched, encode_prompts(patched_clip, comparison.prompts, comparison.preview.negative)

@@ -79,14 +79,28 @@ def loras_folder() -> Path:
     Raises:
         InputError: none can.
     """
-    for folder in folder_paths.get_folder_paths("loras"):
+    return _writable_folder("loras")
+
+
+def embeddings_folder() -> Path:
+    """The first folder for embeddings that can be written.
+
+    Raises:
+        InputError: none can.
+    """
+    return _writable_folder("embeddings")
+
+
+def _writable_folder(kind: str) -> Path:
+    """The first folder that ComfyUI registers for files of this kind and that can be written; made now."""
+    for folder in folder_paths.get_folder_paths(kind):
         existing = Path(folder)
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
         if existing.is_dir() and os.access(existing, os.W_OK):
             Path(folder).mkdir(parents=True, exist_ok=True)
             return Path(folder)
-    raise InputError("no loras folder can be written: make models/loras writable")
+    raise InputError(f"no {kind} folder can be written: make models/{kind} writable")
 
 
 def run_folder() -> Path:
@@ -118,3 +132,19 @@ def lora_name(path: Path) -> str:
         if path.is_relative_to(folder):
             return str(path.relative_to(folder))
     return path.name
+
+
+def embedding_file(stem: str) -> Path | None:
+    """The file that `embedding:<stem>` names in a prompt: in an embeddings folder, or in a folder of one.
+
+    `stem` may come from the metadata of any file: one that is no plain name names nothing.
+    """
+    name = f"{stem}.safetensors"
+    if Path(name).name != name:
+        return None
+    places = [name, *(n for n in folder_paths.get_filename_list("embeddings") if Path(n).name == name)]
+    for place in places:
+        path = folder_paths.get_full_path("embeddings", place)
+        if path is not None:
+            return Path(path)
+    return None

@@ -10,6 +10,7 @@ import comfy.sd
 from torch import Tensor
 
 from ...trainer.errors import InputError
+from ...trainer.files.bundle import is_bundled
 
 # suffixes that core reads itself, beside those of its adapter classes
 CORE_SUFFIXES = (".alpha", ".dora_scale", ".diff", ".diff_b", ".w_norm", ".b_norm", ".set_weight")
@@ -27,15 +28,20 @@ class KeyCount:
         return f"{self.model} weights of the model and {self.clip} of CLIP"
 
 
+def layer_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What patches weights: all of a LoRA but the embeddings it carries, which ComfyUI has no place for."""
+    return {key: tensor for key, tensor in tensors.items() if not is_bundled(key)}
+
+
 def check_keys(model: Any, clip: Any, tensors: Mapping[str, Tensor], name: str) -> KeyCount:
-    """Find the place of every key with ComfyUI's own key map.
+    """Find the place of every layer's key with ComfyUI's own key map.
 
     Raises:
         InputError: keys of the file found no place; some are named.
     """
     places = comfy.lora.model_lora_keys_unet(model.model, {})
     places = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, places)
-    converted = comfy.lora_convert.convert_lora(dict(tensors))
+    converted = comfy.lora_convert.convert_lora(layer_tensors(tensors))
     patches = comfy.lora.load_lora(converted, places, log_missing=False)
     used = {f"{place}{suffix}" for place in places for suffix in CORE_SUFFIXES}
     for patch in patches.values():
@@ -63,4 +69,5 @@ def apply_lora(
     model: Any, clip: Any, tensors: Mapping[str, Tensor], strength_model: float, strength_clip: float
 ) -> tuple[Any, Any]:
     """Clones of MODEL and CLIP that carry the LoRA as core's LoraLoader would have patched them."""
-    return comfy.sd.load_lora_for_models(model, clip, dict(tensors), strength_model, strength_clip)
+    layers = layer_tensors(tensors)
+    return comfy.sd.load_lora_for_models(model, clip, layers, strength_model, strength_clip)

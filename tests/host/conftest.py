@@ -23,6 +23,12 @@ def graphs():
     return load("host_graphs", HERE / "graphs.py")
 
 
+@pytest.fixture(scope="session")
+def conditions():
+    """Conditions and their distance: tests/host/conditions.py."""
+    return load("host_conditions", HERE / "conditions.py")
+
+
 def load(name, path):
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -64,6 +70,66 @@ def stand_in(loading):
 
 
 @pytest.fixture
+def load_clip(loading):
+    """A function that loads the stand-in's CLIP in any type, as inside a running prompt."""
+    import torch
+
+    def load_in(dtype=None):
+        with torch.inference_mode():
+            return loading.load_clip(dtype=dtype)
+
+    return load_in
+
+
+@pytest.fixture
+def open_host(stand_in):
+    """A function that makes a HostModel of the stand-in, with another CLIP where one is given."""
+    from sdxl_trainer.nodes.comfy_bridge.host_model import HostModel
+
+    return lambda clip=None: HostModel(stand_in[0], clip or stand_in[1], stand_in[2], "stand-in")
+
+
+@pytest.fixture
+def new_tokens():
+    """A function that puts random vectors for TOK into open text encoders: (NewTokens, TokenVectors)."""
+    from sdxl_trainer.trainer.config import PivotalConfig
+    from sdxl_trainer.trainer.text.new_tokens import NewTokens
+    from sdxl_trainer.trainer.text.token_vectors import attach_new_tokens
+
+    def attach(encoders, count=2):
+        config = PivotalConfig(token="TOK", new_tokens=str(count))
+        words = NewTokens.parse(config)
+        return words, attach_new_tokens(encoders, words, config, seed=3)
+
+    return attach
+
+
+@pytest.fixture
+def paged():
+    """A function that makes a patcher look like the dynamic one of ComfyUI, which a CPU does not have."""
+    return paged_patcher
+
+
+def paged_patcher(patcher, can_reload):
+    import comfy.model_patcher
+
+    class Paged(comfy.model_patcher.ModelPatcher):
+        def is_dynamic(self):
+            return True
+
+        def clone(self, disable_dynamic=False):
+            if disable_dynamic and not can_reload:
+                raise RuntimeError(
+                    "Cannot create non-dynamic delegate: cached_patcher_init is not initialized."
+                )
+            return patcher.clone()
+
+    made = Paged(patcher.model, patcher.load_device, patcher.offload_device)
+    made.patches = patcher.patches
+    return made
+
+
+@pytest.fixture
 def host_state():
     """A function that sums up everything of MODEL, CLIP and VAE that a run must not change."""
     return describe_host
@@ -79,6 +145,20 @@ def loras_folder(tmp_path, monkeypatch):
     registered = {**folder_paths.folder_names_and_paths, "loras": ([str(folder)], {".safetensors"})}
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", registered)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return folder
+
+
+@pytest.fixture
+def embeddings_folder(stand_in, loras_folder, monkeypatch):
+    """An empty folder that ComfyUI, and the stand-in's CLIP, take for their only embeddings folder."""
+    import folder_paths
+
+    folder = loras_folder.parent / "embeddings"
+    folder.mkdir()
+    registered = {**folder_paths.folder_names_and_paths, "embeddings": ([str(folder)], {".safetensors"})}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", registered)
+    for tokenizer, width in ((stand_in[1].tokenizer.clip_l, 16), (stand_in[1].tokenizer.clip_g, 24)):
+        tokenizer.embedding_directory, tokenizer.embedding_size = [str(folder)], width
     return folder
 
 

@@ -140,6 +140,56 @@ def test_a_lora_with_clip_layers_changes_the_prompts_too(compare, ksampler, stan
     assert not torch.allclose(images[1], ksampler("a zorp", 3, "cat.safetensors"), atol=1e-3)
 
 
+@pytest.fixture
+def with_words(kept_loras, embeddings_folder, stand_in):
+    """The kept LoRAs with layers of a text encoder too, each with an embedding of its own for TOK."""
+    from safetensors.torch import load_file, save_file
+
+    name = "lora_te2_text_model_encoder_layers_1_self_attn_q_proj"
+    width = stand_in[1].cond_stage_model.clip_g.transformer.get_input_embeddings().weight.shape[1]
+    generator = torch.Generator().manual_seed(1)
+    for stem in ("cat-step000002", "cat-step000004", "cat"):
+        drawn = {
+            key: torch.randn(2, size, generator=generator) for key, size in (("clip_l", 16), ("clip_g", 24))
+        }
+        save_file(drawn, embeddings_folder / f"{stem}_emb.safetensors")
+        path = kept_loras / f"{stem}.safetensors"
+        tensors = load_file(path) | {
+            f"{name}.lora_down.weight": torch.randn(2, width, generator=generator),
+            f"{name}.lora_up.weight": torch.randn(width, 2, generator=generator),
+            f"{name}.alpha": torch.tensor(2.0),
+        }
+        words = {"sdxl_trainer_words": '[["TOK", 0, 2]]', "sdxl_trainer_embedding": f"{stem}_emb"}
+        save_file(tensors, path, words)
+    return kept_loras
+
+
+def test_each_column_knows_the_words_of_its_own_checkpoint(compare, ksampler, with_words, stand_in):
+    before = stand_in[1].tokenizer
+    _, images, report = compare(prompts="a (TOK:1.2), red", strengths="0, 0.7")
+    assert torch.allclose(images[0], ksampler("a (TOK:1.2), red", 3), atol=1e-5)
+    drawn = {}
+    for image, stem in zip(images[1:], ("cat-step000002", "cat-step000004", "cat"), strict=True):
+        drawn[stem] = ksampler(f"a (embedding:{stem}_emb:1.2), red", 3, f"{stem}.safetensors", 0.7)
+        assert torch.allclose(image, drawn[stem], atol=1e-5), stem
+    wordless = ksampler("a (TOK:1.2), red", 3, "cat.safetensors", 0.7)
+    assert not torch.allclose(images[3], wordless, atol=1e-3)
+    assert report.splitlines()[1].endswith("cat.safetensors; words: TOK")
+    assert stand_in[1].tokenizer is before
+
+
+def test_words_without_their_embedding_are_said_before_anything_is_drawn(
+    compare, with_words, embeddings_folder, monkeypatch
+):
+    from sdxl_trainer.nodes import compare as module
+    from sdxl_trainer.trainer.errors import InputError
+
+    (embeddings_folder / "cat_emb.safetensors").unlink()
+    monkeypatch.delattr(module, "draw_comparison")
+    with pytest.raises(InputError, match=r"cat_emb\.safetensors, but no embeddings folder"):
+        compare(prompts="a TOK")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
