@@ -77,7 +77,14 @@ def peak_memory() -> Iterator[list[int]]:
 def train_on(model: Any, clip: Any, vae: Any, options: argparse.Namespace) -> tuple[Any, list[float], int]:
     """Train as the node does; returns the result, seconds of each step, bytes held when training began."""
     from sdxl_trainer.nodes.comfy_bridge.host_model import HostModel
-    from sdxl_trainer.trainer.config import DatasetConfig, LoRAConfig, RunConfig, TrainConfig
+    from sdxl_trainer.trainer.config import (
+        DatasetConfig,
+        LoRAConfig,
+        PivotalConfig,
+        RunConfig,
+        TextEncoderConfig,
+        TrainConfig,
+    )
     from sdxl_trainer.trainer.data.dataset import load_dataset
     from sdxl_trainer.trainer.events import SilentListener, StepReport
     from sdxl_trainer.trainer.runs.run import Job, train
@@ -95,12 +102,16 @@ def train_on(model: Any, clip: Any, vae: Any, options: argparse.Namespace) -> tu
         steps=options.steps,
         lora=LoRAConfig(rank=options.rank, targets=options.targets),
         run=RunConfig(save_every=0),
+        # the pictures are captioned "picture number 0 of something"
+        pivotal=PivotalConfig(token="something" if options.pivotal else ""),
+        text_encoder=TextEncoderConfig(train_text_encoder=options.text_encoder),
     )
     job = Job(
         config=config,
         dataset=load_dataset(folder, DatasetConfig(resolution=options.size)),
         loras_folder=options.scratch / "models" / "loras",
         run_folder=options.scratch / "output" / "sdxl_trainer",
+        embeddings_folder=options.scratch / "models" / "embeddings",
     )
     clock = Clock()
     with torch.inference_mode(), torch.inference_mode(False):
@@ -108,7 +119,7 @@ def train_on(model: Any, clip: Any, vae: Any, options: argparse.Namespace) -> tu
     return result, clock.seconds, resident_bytes()
 
 
-def main() -> None:
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("comfyui", type=Path)
     parser.add_argument("checkpoint", type=Path)
@@ -116,8 +127,13 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--targets", default="attention")
-    options = parser.parse_args()
+    parser.add_argument("--pivotal", action="store_true", help="new tokens in the first half of the steps")
+    parser.add_argument("--text-encoder", default="off", help="off, both, clip_l or clip_g")
+    return parser.parse_args()
 
+
+def main() -> None:
+    options = read_options()
     with tempfile.TemporaryDirectory() as scratch:
         options.scratch = Path(scratch)
         boot(options.comfyui, options.scratch, "--cpu", "--bf16-unet")
@@ -140,9 +156,11 @@ def main() -> None:
         with peak_memory() as peak:
             result, seconds, after = train_on(model, clip, vae, options)
         print(
-            f"training: peak {(peak[0] - before) / GIB:+.2f} GiB, {time.monotonic() - started:.0f} s in all"
+            f"training: peak {(peak[0] - before) / GIB:+.2f} GiB, {peak[0] / GIB:.2f} GiB in all, "
+            f"{time.monotonic() - started:.0f} s"
         )
-        print(f"seconds a step: {statistics.median(seconds):.2f} (median of {len(seconds)})")
+        each = ", ".join(f"{s:.2f}" for s in seconds)
+        print(f"seconds a step: {each} (median {statistics.median(seconds):.2f})")
         megabytes = result.lora_path.stat().st_size / 1e6
         print(f"afterwards: {(after - before) / GIB:+.2f} GiB; a file of {megabytes:.0f} MB")
 

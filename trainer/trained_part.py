@@ -27,7 +27,6 @@ _TITLES: Mapping[Part, str] = {
     "clip_g": "CLIP-G's LoRA",
     "tokens": "the new tokens",
 }
-_LAYERS_OF_A_BLOCK = 6
 
 
 class Learner(Protocol):
@@ -164,7 +163,7 @@ class TrainedPart:
     @property
     def num_out_of_reach(self) -> int:
         """Layers that no gradient ever reaches: CLIP-L gives out what lies before its last block."""
-        return _LAYERS_OF_A_BLOCK if self.name == "clip_l" else 0
+        return len(getattr(self.learner, "idle", ()))
 
     @property
     def has_settled(self) -> bool:

@@ -35,7 +35,8 @@ class Result:
     `steps` are those the file was trained for: fewer than asked for where the run ended early.
     `trained_steps` counts this call's own: 0 when a finished run was reloaded. `held_out` is what was
     measured on held-out pictures; `best_step` is 0 where there are none. In `samples_folder` lie the
-    previews. `embeddings` are the files of new words, the one with all of them first.
+    previews. `embeddings` are the files of new words, the one with all of them first; `embedding` is what a
+    prompt writes after `embedding:`, several by commas.
     """
 
     lora_path: Path
@@ -49,17 +50,12 @@ class Result:
     samples_folder: Path
     held_out: HeldOutLosses = field(default_factory=HeldOutLosses)
     embeddings: tuple[Path, ...] = ()
+    embedding: str = ""
 
     @property
     def embedding_path(self) -> Path | None:
         """The file with all new words; None in a run without."""
         return self.embeddings[0] if self.embeddings else None
-
-    @property
-    def embedding(self) -> str:
-        """What a prompt writes after `embedding:`, "" in a run without new words; several by commas."""
-        own = self.embeddings[1:] or self.embeddings
-        return ", ".join(path.stem for path in own)
 
     @property
     def best_step(self) -> int:

@@ -321,6 +321,7 @@ class _Run:
             samples_folder=files.samples,
             held_out=outcome.held_out,
             embeddings=tuple(files.embeddings_beside(files.lora)),
+            embedding=", ".join(files.words_of(files.lora)),
         )
 
 

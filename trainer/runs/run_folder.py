@@ -68,6 +68,11 @@ class RunFiles:
             return []
         return sorted(p for p in self.embeddings_folder.iterdir() if pattern.fullmatch(p.name))
 
+    def words_of(self, lora: Path) -> list[str]:
+        """What a prompt writes after `embedding:` for each word; not the file of several together."""
+        names = [path.stem for path in self.embeddings_beside(lora)]
+        return names[1:] or names
+
     @property
     def state(self) -> Path:
         return self.folder / "state"

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from ..config import TrainConfig
 from ..data.dataset import TrainingSet
+from ..settings.part_rates import Part, part_optimizer, part_window
+from ..text.new_tokens import NewTokens
 from .run_folder import RunFiles
 from .validation import HeldOutLosses
 
@@ -31,6 +33,8 @@ class RunOutcome:
     precision: str = ""
     checkpointing: str = ""
     num_skipped: int = 0
+    embedding_names: Sequence[str] = ()
+    """Of new words, as a prompt writes them after `embedding:`."""
 
     @classmethod
     def of(cls, files: RunFiles, model_title: str, held_out: HeldOutLosses) -> "RunOutcome":
@@ -42,6 +46,7 @@ class RunOutcome:
             kept_names=[path.name for _, path in files.kept_loras()],
             has_best_file=files.kept_lora(held_out.best_step).exists(),
             held_out=held_out,
+            embedding_names=files.words_of(files.lora),
         )
 
 
@@ -51,6 +56,7 @@ def describe_run(outcome: RunOutcome, config: TrainConfig, dataset: TrainingSet)
         _what_was_trained(outcome, config),
         describe_arithmetic(config, dataset),
         _how(config),
+        *_text(config),
         _what_was_done(outcome),
     ]
     if outcome.trained_steps:
@@ -65,6 +71,9 @@ def describe_run(outcome: RunOutcome, config: TrainConfig, dataset: TrainingSet)
     lines += filter(None, [outcome.held_out.describe(outcome.has_best_file)])
     lines += outcome.notes
     lines.append(f"file {outcome.file_name}")
+    if outcome.embedding_names:
+        written = " or ".join(f"embedding:{name}" for name in outcome.embedding_names)
+        lines.append(f"embedding {', '.join(outcome.embedding_names)}: elsewhere its word is {written}")
     if outcome.kept_names:
         lines.append(f"checkpoints {', '.join(outcome.kept_names)}")
     if dataset.trigger_words:
@@ -85,6 +94,8 @@ def describe_arithmetic(config: TrainConfig, dataset: TrainingSet) -> str:
 
 def _what_was_trained(outcome: RunOutcome, config: TrainConfig) -> str:
     lora = config.lora
+    if not part_window(config, "unet")[1]:
+        return f"new words '{outcome.name}' for {outcome.model_title}, without a LoRA"
     kind = {"lora": "LoRA", "dora": "DoRA", "loha": "LoHa", "lokr": "LoKr"}[lora.adapter]
     layers = f", {outcome.num_layers} layers" if outcome.num_layers else ""
     return (
@@ -100,6 +111,23 @@ def _how(config: TrainConfig) -> str:
         f"{optimizer.lr_schedule.replace('_', ' ')}, min-SNR gamma {config.objective.min_snr_gamma:g}, "
         f"caption dropout {config.objective.caption_dropout:g}, seed {config.seed}"
     )
+
+
+def _text(config: TrainConfig) -> list[str]:
+    """What is trained beside the UNet, from which step to which; nothing in most runs."""
+    lines = []
+    if config.pivotal.is_on:
+        words = [f"{word} ({n} tokens)" for word, n in NewTokens.parse(config.pivotal).words]
+        lines.append(f"new words {', '.join(words)}, {_course(config, 'tokens')}")
+    for part, title in (("clip_l", "CLIP-L"), ("clip_g", "CLIP-G")):
+        if part_window(config, part)[1]:
+            lines.append(f"{title}'s LoRA, {_course(config, part)}")
+    return lines
+
+
+def _course(config: TrainConfig, part: Part) -> str:
+    optimizer, (first, end) = part_optimizer(config, part), part_window(config, part)
+    return f"{optimizer.optimizer}, learning rate {optimizer.learning_rate:g}, steps {first + 1} to {end}"
 
 
 def _what_was_done(outcome: RunOutcome) -> str:

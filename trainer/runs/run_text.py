@@ -62,7 +62,7 @@ def open_text(
     for name, encoder in (("clip_l", encoders.clip_l), ("clip_g", encoders.clip_g)):
         if not part_window(config, name)[1]:
             continue
-        adapter = attach_text_adapter(encoder, name, config.lora, rank, config.seed)
+        adapter = attach_text_adapter(encoder, name, config.lora, rank, config.seed, encoders.layer)
         stack.callback(adapter.detach)
         if initial_lora is not None:
             notes += load_initial_text(adapter, initial_lora, lora_title(initial_lora))

@@ -70,3 +70,14 @@ def test_kind_optimizer_and_the_rate_that_0_stands_for_are_told(tiny_run, tmp_pa
     lines = describe_run(OUTCOME, config, tiny_run.tiny_dataset(tmp_path)).splitlines()
     assert lines[0].startswith("DoRA 'cat' for sdxl.safetensors")
     assert lines[2].startswith("lion, learning rate 2e-05 constant with warmup")
+
+
+def test_new_words_and_text_encoders_are_told_with_their_steps(tiny_run, tmp_path):
+    tiny_run.draw_pictures(tmp_path / "pictures", captions=["TOK"] * 5)
+    report = tiny_run.run_tiny(
+        tmp_path, pivotal={"token": "TOK"}, text_encoder={"train_text_encoder": "clip_g"}
+    ).report
+    assert "new words TOK (2 tokens), adamw, learning rate 0.0003, steps 1 to 3" in report
+    assert "CLIP-G's LoRA, adamw, learning rate 0.005, steps 4 to 6" in report
+    assert "embedding cat_emb: elsewhere its word is embedding:cat_emb" in report
+    assert "CLIP-L" not in report

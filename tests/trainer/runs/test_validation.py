@@ -141,7 +141,8 @@ def test_the_proposal_lies_before_an_overtrained_end(overtrained):
     assert losses[STEPS] > losses[best] < losses[0]
     assert (
         f"the held-out loss was lowest at step {best} ({losses[best]:.4f}, {losses[0]:.4f} before training) "
-        f"and has risen since to {losses[STEPS]:.4f} at step {STEPS}: try checkpoint_step {best} in Apply LoRA"
+        f"and has risen since to {losses[STEPS]:.4f} at step {STEPS}: "
+        f"try checkpoint_step {best} in Apply LoRA"
     ) in result.report
     assert (folder / "loras" / f"cat-step{best:06d}.safetensors").exists()
 
