@@ -1,7 +1,8 @@
 """SDXL without a host: the trainer's model read from a diffusers folder or a .safetensors file."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,8 +13,12 @@ from torch import Tensor
 from ..config import PreviewConfig
 from ..diffusion.conditioning import TextCondition
 from ..errors import InputError
-from ..files.lora_file import read_lora
-from ..files.lora_merge import merge_lora
+from ..files.embedding_file import WordVectors, read_words
+from ..files.lora_file import LoRAFile, read_lora
+from ..files.lora_merge import merge_lora, merge_text_lora
+from ..files.text_lora_names import is_text_name
+from ..text.new_tokens import NewTokens
+from ..text.token_vectors import ENCODERS, with_vectors
 from .model import Denoiser, TextEncoders
 from .sampling import decode_latents, sample_latents
 from .sdxl_files import SDXLFiles, open_checkpoint
@@ -130,20 +135,45 @@ class HeadlessSDXL:
         height: int,
         lora_path: Path | None = None,
     ) -> list[Image.Image]:
-        """One picture per prompt, with the LoRA of a file in kohya's names merged in, if any.
+        """One picture per prompt, with a LoRA file of kohya's names merged into UNet and text encoders.
+
+        Words that it was trained with are understood. Their vectors are read from the file itself, from the
+        embedding beside it, or from a folder `embeddings` beside it or its folder.
 
         Raises:
-            InputError: a LoRA that does not fit, or a size that is no multiple of 8.
+            InputError: a LoRA that does not fit or lacks its embedding, or a size that is no multiple of 8.
         """
         if not prompts:
             return []
-        *conditions, negative = self.encode_captions([*prompts, preview.negative])
+        lora = None if lora_path is None else read_lora(lora_path)
+        texts = [*prompts, preview.negative]
+        if lora is None or lora_path is None:
+            *conditions, negative = self.encode_captions(texts)
+        else:
+            words = read_words(lora, partial(_find_embedding, lora_path.parent))
+            *conditions, negative = self._encode_with(lora, words, texts)
         with self.open_denoiser(0) as denoiser:
-            if lora_path is not None:
-                merge_lora(denoiser.unet, read_lora(lora_path))
+            if lora is not None:
+                merge_lora(denoiser.unet, lora)
             latents = sample_latents(denoiser, conditions, negative, preview, (width, height))
         del denoiser  # the UNet leaves before the VAE comes
         return decode_latents(self._load_vae(), latents, self._files.scaling_factor)
+
+    def _encode_with(
+        self, lora: LoRAFile, words: WordVectors | None, texts: Sequence[str]
+    ) -> list[TextCondition]:
+        """As `encode_captions`, with what a LoRA file changes of the text encoders."""
+        vectors = {} if words is None else words.vectors
+        if not vectors and not any(is_text_name(name) for name in lora.names):
+            return self.encode_captions(texts)
+        new_tokens = NewTokens(tuple((word, len(own["clip_l"])) for word, own in vectors.items()))
+        with self.open_text_encoders() as encoders, ExitStack() as stack:
+            merge_text_lora(encoders.clip_l, "clip_l", lora)
+            merge_text_lora(encoders.clip_g, "clip_g", lora)
+            if vectors:
+                rows = {name: torch.cat([own[name] for own in vectors.values()]) for name in ENCODERS}
+                stack.enter_context(with_vectors(encoders, rows))
+            return SDXLTextEncoder(encoders, new_tokens).encode(texts)
 
     def _load_encoders(self) -> TextEncoders:
         # float32: half precision is 1e-3 away from what ComfyUI computes
@@ -159,6 +189,12 @@ class HeadlessSDXL:
     def _release_encoders(self) -> None:
         self._vae = self._text_encoder = None
         _give_memory_back(self.device)
+
+
+def _find_embedding(folder: Path, stem: str) -> Path | None:
+    file = f"{Path(stem).name}.safetensors"
+    places = (folder / file, folder / "embeddings" / file, folder.parent / "embeddings" / file)
+    return next((place for place in places if place.is_file()), None)
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:

@@ -18,8 +18,9 @@ FIRST_ID = 49408
 MAX_NEW_TOKENS = WINDOW_TOKENS - 2
 
 TITLE = "pivotal settings"
-# a word is part of the name of its embedding file, which `embedding:` cuts at anything else
-WORD = re.compile(r"[A-Za-z0-9_-]*[A-Za-z0-9][A-Za-z0-9_-]*")
+# a word is part of the name of its embedding file, which `embedding:` cuts at anything else; one of digits
+# alone would take the weight out of "(red:1.2)"
+WORD = re.compile(r"[A-Za-z0-9_-]*[A-Za-z][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def _word_problems(words: list[str], given: str) -> Iterable[str]:
         if not WORD.fullmatch(word):
             yield (
                 f"token has the word '{word}', but a word is made of the letters A to Z, digits, - and _, "
-                "without spaces; write one such as TOK, and several with commas between them"
+                "one letter at least and no spaces; write one such as TOK, and several with commas between"
             )
     lower = [word.lower() for word in words]
     for word in dict.fromkeys(lower):

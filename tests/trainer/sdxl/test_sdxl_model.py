@@ -19,8 +19,13 @@ from sdxl_trainer.trainer.diffusion.conditioning import (
 from sdxl_trainer.trainer.diffusion.noise_draw import draw_noise
 from sdxl_trainer.trainer.diffusion.objective import denoising_losses
 from sdxl_trainer.trainer.errors import InputError
+from sdxl_trainer.trainer.files.embedding_file import word_metadata, write_embeddings
 from sdxl_trainer.trainer.sdxl.sdxl_model import HeadlessSDXL
+from sdxl_trainer.trainer.sdxl.text_encoder import SDXLTextEncoder
+from sdxl_trainer.trainer.text.new_tokens import NewTokens
+from sdxl_trainer.trainer.text.token_vectors import with_vectors
 
+WIDTHS = {"clip_l": 16, "clip_g": 24}
 CAPTIONS = ["a large red circle on a blue background", ""]
 
 
@@ -251,6 +256,76 @@ def test_a_lora_file_changes_the_samples(folder_model, tmp_path):
 
     assert ImageChops.difference(plain, changed).getbbox() is not None
     assert ImageChops.difference(plain, after).getbbox() is None
+
+
+@pytest.fixture
+def word_lora(tmp_path):
+    """A LoRA file with a layer of each text encoder and the word TOK, and its embedding beside it."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = NewTokens((("TOK", 2),))
+    vectors = {name: torch.randn(2, width, generator=generator) for name, width in WIDTHS.items()}
+    tensors = {}
+    for name, width in (("lora_te1", 16), ("lora_te2", 24)):
+        layer = f"{name}_text_model_encoder_layers_0_mlp_fc1"
+        tensors[f"{layer}.lora_down.weight"] = torch.randn(2, width, generator=generator)
+        tensors[f"{layer}.lora_up.weight"] = torch.randn(4 * width, 2, generator=generator)
+    path = tmp_path / "loras" / "cat.safetensors"
+    path.parent.mkdir()
+    save_file(tensors, path, word_metadata("cat_emb", tokens))
+    write_embeddings(path.parent, "cat_emb", vectors, tokens, {})
+    return path, tensors, vectors, tokens
+
+
+def test_samples_read_the_word_and_the_text_layers_of_a_lora_file(folder_model, word_lora):
+    path, tensors, vectors, tokens = word_lora
+    settings = PreviewConfig(steps=2, negative="blurry")
+    with folder_model.open_text_encoders() as encoders:
+        for name, encoder in (("lora_te1", encoders.clip_l), ("lora_te2", encoders.clip_g)):
+            layer = f"{name}_text_model_encoder_layers_0_mlp_fc1"
+            update = tensors[f"{layer}.lora_up.weight"] @ tensors[f"{layer}.lora_down.weight"]
+            getattr(encoder, "text_model", encoder).encoder.layers[0].mlp.fc1.weight += update
+        with with_vectors(encoders, vectors):
+            encoded = folder_model.encode_prompts(["a TOK"], "blurry", SDXLTextEncoder(encoders, tokens))
+    with folder_model.open_denoiser(0) as denoiser:
+        (wanted,) = folder_model.draw(denoiser, encoded, settings, (64, 64))
+
+    (found,) = folder_model.sample(["a TOK"], settings, 64, 64, path)
+
+    (plain,) = folder_model.sample(["a TOK"], settings, 64, 64)
+    assert ImageChops.difference(found, wanted).getbbox() is None
+    assert ImageChops.difference(found, plain).getbbox() is not None
+
+
+def test_the_embedding_is_found_in_a_folder_of_embeddings_and_missed_by_name(folder_model, word_lora):
+    path = word_lora[0]
+    settings = PreviewConfig(steps=1)
+    (beside,) = folder_model.sample(["a TOK"], settings, 64, 64, path)
+    for folder in (path.parent / "embeddings", path.parent.parent / "embeddings"):
+        folder.mkdir()
+        (path.parent / "cat_emb.safetensors").rename(folder / "cat_emb.safetensors")
+        (found,) = folder_model.sample(["a TOK"], settings, 64, 64, path)
+        assert ImageChops.difference(found, beside).getbbox() is None
+        (folder / "cat_emb.safetensors").rename(path.parent / "cat_emb.safetensors")
+    (path.parent / "cat_emb.safetensors").unlink()
+    with pytest.raises(InputError, match=r"word TOK.*cat_emb\.safetensors"):
+        folder_model.sample(["a TOK"], settings, 64, 64, path)
+
+
+def test_the_encoders_to_train_on_are_dropped_and_are_not_those_of_captions(folder_model):
+    (before,) = folder_model.encode_captions(["a cat"])
+    with folder_model.open_text_encoders() as encoders:
+        assert encoders.clip_l.dtype == encoders.clip_g.dtype == torch.float32
+        assert not any(p.requires_grad for p in encoders.clip_g.parameters())
+        for parameter in encoders.clip_l.parameters():
+            parameter += 1
+        (during,) = folder_model.encode_captions(["a cat"])
+        (changed,) = folder_model.encode_prompts([], "a cat", SDXLTextEncoder(encoders))
+        remains = [weakref.ref(encoders.clip_l), weakref.ref(encoders.clip_g)]
+    del encoders, parameter
+    gc.collect()
+    assert [r() for r in remains] == [None, None]
+    assert torch.equal(during.prompt_embeds, before.prompt_embeds)
+    assert not torch.equal(changed.prompt_embeds, before.prompt_embeds)
 
 
 def test_pictures_in_the_middle_of_a_run_are_those_of_the_file_afterwards(folder_model, tmp_path):

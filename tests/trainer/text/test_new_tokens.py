@@ -62,6 +62,7 @@ def test_without_words_all_is_text():
         ({"token": "Mädchen"}, "the word 'Mädchen'"),
         ({"token": "a:b"}, "the word 'a:b'"),
         ({"token": "--"}, "the word '--'"),
+        ({"token": "1"}, "the word '1'"),  # or (red:1.2) would be red and a new token
         ({"token": " , "}, "names no word"),
         ({"token": "TOK, cat, tok"}, "names 'TOK' 2 times"),
         ({"new_tokens": "0"}, "new_tokens is '0'"),
