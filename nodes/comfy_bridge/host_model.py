@@ -14,9 +14,10 @@ from .families import require_sdxl
 from .fingerprint import weights_fingerprint
 from .live_preview import draw_live
 from .pixels import encode_pixels
-from .preview import EncodedPrompts, encode_prompts
-from .resident_weights import GB, load_resident
+from .preview import EncodedPrompts, encode_prompts, encode_prompts_with
+from .resident_weights import GB, ResidentWeights, load_resident, load_resident_clip
 from .sampling_schedule import noise_schedule
+from .text_view import build_text_encoders, require_trainable
 from .unet_view import TIME_ID_CHANNELS, build_view, drop_weights
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from ...trainer.config import PreviewConfig
     from ...trainer.diffusion.conditioning import TextCondition
-    from ...trainer.sdxl.model import Denoiser
+    from ...trainer.sdxl.model import Denoiser, TextEncoders
+    from ...trainer.sdxl.text_encoder import SDXLTextEncoder
 
 # what changes the UNet's forward in sampling, and has no place in training
 OPTION_KEYS = ("patches", "patches_replace", "optimized_attention_override", "wrappers", "callbacks")
@@ -52,6 +54,7 @@ class HostModel:
         self._model, self._clip, self._vae = model, clip, vae
         self._precision = precision
         self._resident: Any = None  # the MODEL whose weights the open denoiser uses
+        self._resident_clip: Any = None  # the patcher of CLIP whose weights the open text encoders use
         self.title = title or "SDXL"
         self.fingerprint = weights_fingerprint(model, clip, vae)
         self.device: torch.device = model.load_device
@@ -67,9 +70,17 @@ class HostModel:
         pooled_width = unet_config["adm_in_channels"] - NUM_TIME_IDS * TIME_ID_CHANNELS
         return encode_captions(self._clip, captions, (unet_config["context_dim"], pooled_width))
 
-    def encode_prompts(self, prompts: Sequence[str], negative: str) -> EncodedPrompts:
-        """Preview prompts in ComfyUI's syntax, weights and all, encoded with the wired CLIP."""
-        return encode_prompts(self._clip, prompts, negative)
+    def encode_prompts(
+        self, prompts: Sequence[str], negative: str, encoder: "SDXLTextEncoder | None" = None
+    ) -> EncodedPrompts:
+        """Preview prompts in ComfyUI's syntax, weights and all, encoded with the wired CLIP.
+
+        With an encoder of the open text encoders: through it, so that new tokens and adapters in it act.
+        There `embedding:file` is plain text.
+        """
+        if encoder is None:
+            return encode_prompts(self._clip, prompts, negative)
+        return encode_prompts_with(encoder, prompts, negative)
 
     def draw(
         self,
@@ -97,10 +108,9 @@ class HostModel:
         from ...trainer.sdxl.model import Denoiser
 
         with torch.inference_mode(False), torch.enable_grad():
-            resident = load_resident(self._model, self._precision, activation_bytes)
-            copied = f"{resident.copied_bytes / GB:.2f} GB of weights had to be copied for training"
-            if resident.copied_bytes and copied not in self.notes:
-                self.notes.append(copied)
+            beside = [self._resident_clip] if self._resident_clip is not None else []
+            resident = load_resident(self._model, self._precision, activation_bytes, beside)
+            self._note_copies(resident, "weights")
             unet = build_view(self._model.model.model_config.unet_config, resident.tensors)
             resident.tensors.clear()
             self._resident = resident.patcher
@@ -112,6 +122,39 @@ class HostModel:
                 del unet, resident
                 gc.collect()
                 comfy.model_management.soft_empty_cache()
+
+    @contextlib.contextmanager
+    def open_text_encoders(self) -> "Iterator[TextEncoders]":
+        """Both text encoders as frozen views on the training device; all is dropped on leaving.
+
+        ComfyUI may hold CLIP elsewhere, as on the CPU with --lowvram or on small cards; then they are a
+        private copy. A denoiser may be open at the same time.
+
+        Raises:
+            InputError: the device is too small, or CLIP's encoders or their weights are of another form.
+        """
+        require_trainable(self._clip)
+        with torch.inference_mode(False), torch.enable_grad():
+            beside = [self._resident] if self._resident is not None else []
+            resident = load_resident_clip(self._clip, self.device, beside)
+            self._note_copies(resident, "text encoders")
+            encoders = build_text_encoders(self._clip, resident.tensors)
+            resident.tensors.clear()
+            self._resident_clip = resident.patcher
+            try:
+                yield encoders
+            finally:
+                drop_weights(encoders.clip_l)
+                drop_weights(encoders.clip_g)
+                self._resident_clip = None
+                del encoders, resident
+                gc.collect()
+                comfy.model_management.soft_empty_cache()
+
+    def _note_copies(self, resident: ResidentWeights, what: str) -> None:
+        copied = f"{resident.copied_bytes / GB:.2f} GB of {what} had to be copied for training"
+        if resident.copied_bytes and copied not in self.notes:
+            self.notes.append(copied)
 
 
 def _ignored(model: Any) -> list[str]:

@@ -2,19 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import numpy as np
 import torch
+from comfy.sd1_clip import escape_important, token_weights, unescape_important
 from PIL import Image
 from torch import Tensor
 
 from ...trainer.config import MAX_SEED, PreviewConfig
 from ...trainer.errors import InputError
 from .families import LATENT_DOWNSCALE, NUM_LATENT_CHANNELS
+
+if TYPE_CHECKING:
+    from ...trainer.sdxl.text_encoder import SDXLTextEncoder
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -52,6 +56,28 @@ def encode_prompts(clip: Any, prompts: Sequence[str], negative: str) -> EncodedP
     with torch.inference_mode():
         positives = [_encode(clip, prompt) for prompt in prompts]
         return EncodedPrompts(positives, _encode(clip, negative))
+
+
+def encode_prompts_with(encoder: "SDXLTextEncoder", prompts: Sequence[str], negative: str) -> EncodedPrompts:
+    """Prompts in ComfyUI's syntax through the trainer's own encoder; `embedding:file` is plain text."""
+    with torch.inference_mode(False):
+        positives = [_encode_with(encoder, prompt) for prompt in prompts]
+        return EncodedPrompts(positives, _encode_with(encoder, negative))
+
+
+def _encode_with(encoder: "SDXLTextEncoder", prompt: str) -> Any:
+    """CONDITIONING of a prompt whose parentheses are weights (comfy/sd1_clip.py, tokenize_with_weights)."""
+    weighted = token_weights(escape_important(prompt), 1.0)
+    segments = [(_as_literal(unescape_important(text)), weight) for text, weight in weighted]
+    condition = encoder.encode_weighted(segments)
+    device = comfy.model_management.intermediate_device()
+    pooled = condition.pooled[None].to(device)
+    return [[condition.prompt_embeds[None].to(device), {"pooled_output": pooled}]]
+
+
+def _as_literal(text: str) -> str:
+    """Parentheses that are no weights, as the trainer's encoder is told so, which reads captions."""
+    return text.replace("(", "\\(").replace(")", "\\)")
 
 
 def _encode(clip: Any, prompt: str) -> Any:

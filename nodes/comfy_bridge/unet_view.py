@@ -68,6 +68,6 @@ def build_view(unet_config: Mapping[str, Any], weights: Mapping[str, Tensor]) ->
     return unet.requires_grad_(False).eval()
 
 
-def drop_weights(unet: "UNet2DConditionModel") -> None:
-    """Let go of every tensor of the view, whoever still holds the module itself."""
-    unet.to("meta")
+def drop_weights(view: torch.nn.Module) -> None:
+    """Let go of every tensor of a view, whoever still holds the module itself."""
+    view.to("meta")

@@ -131,7 +131,7 @@ def _first_attention_key(model):
     return next(k for k in model.model.state_dict() if k.endswith("attn1.to_q.weight"))
 
 
-def test_paged_weights_are_read_through_an_ordinary_clone(bridge, stand_in):
+def test_paged_weights_are_read_through_an_ordinary_clone(bridge, stand_in, paged):
     model = stand_in[0]
     resident_weights, _ = bridge
     view, weights = open_view(bridge, paged(model, can_reload=True))
@@ -140,7 +140,7 @@ def test_paged_weights_are_read_through_an_ordinary_clone(bridge, stand_in):
     assert view.conv_in.weight.data_ptr() in {p.data_ptr() for p in model.model.diffusion_model.parameters()}
 
 
-def test_paged_weights_whose_loader_cannot_read_again_are_copied(bridge, stand_in):
+def test_paged_weights_whose_loader_cannot_read_again_are_copied(bridge, stand_in, paged):
     import inspect
 
     model = stand_in[0]
@@ -155,26 +155,6 @@ def test_paged_weights_whose_loader_cannot_read_again_are_copied(bridge, stand_i
     merged = view.state_dict()[names[key.removeprefix("diffusion_model.")]]
     assert torch.allclose(merged, before + 0.5, atol=1e-6)
     assert torch.equal(model.model.state_dict()[key], before)
-
-
-def paged(model, can_reload):
-    """`model` as ComfyUI's dynamic patcher presents itself; there is no paging on a CPU."""
-    import comfy.model_patcher
-
-    class Paged(comfy.model_patcher.ModelPatcher):
-        def is_dynamic(self):
-            return True
-
-        def clone(self, disable_dynamic=False):
-            if disable_dynamic and not can_reload:
-                raise RuntimeError(
-                    "Cannot create non-dynamic delegate: cached_patcher_init is not initialized."
-                )
-            return model.clone()
-
-    made = Paged(model.model, model.load_device, model.offload_device)
-    made.patches = model.patches
-    return made
 
 
 class HeldWeights:

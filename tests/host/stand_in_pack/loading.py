@@ -80,8 +80,8 @@ def register(family, head_width):
     comfy.supported_models.models.insert(0, entry)
 
 
-def load_clip(folder=STAND_IN):
-    options, state = {}, {}
+def load_clip(folder=STAND_IN, dtype=None):
+    options, state = {} if dtype is None else {"dtype": dtype}, {}
     for name, part in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")):
         config = _config(folder, part)
         options[f"{name}_model_config"] = {key: config[key] for key in CLIP_KEYS}
