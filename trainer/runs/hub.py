@@ -73,6 +73,7 @@ def _upload(hub: Any, files: RunFiles, config: TrainConfig, card: str) -> str:
     url = api.create_repo(repository, private=config.logging.hub_private, exist_ok=True)
     contents: Mapping[str, Any] = {
         files.lora.name: str(files.lora),
+        **{path.name: str(path) for path in files.embeddings_beside(files.lora)},
         "README.md": card.encode(),
         **{f"images/{path.name}": str(path) for path in newest_pictures(files.samples)},
     }

@@ -168,3 +168,20 @@ def test_a_repository_is_public_where_that_is_asked_for(tiny_run, tmp_path, serv
     tiny_run.run_tiny(tmp_path, steps=1, logging={**PUSH["logging"], "hub_private": False})
     (created,) = server.created
     assert created.get("private", created.get("visibility") == "private") is False
+
+
+def test_new_words_go_with_the_lora_and_their_card_says_how_to_load_them(tiny_run, tmp_path, server):
+    tiny_run.draw_pictures(tmp_path / "pictures", captions=["a photo of TOK"] * 5)
+    tiny_run.run_tiny(tmp_path, pivotal={"token": "TOK"}, **PUSH)
+    assert {"cat.safetensors", "cat_emb.safetensors", "README.md"} <= server.files.keys()
+    assert server.files["cat_emb.safetensors"] == (tmp_path / "embeddings/cat_emb.safetensors").read_bytes()
+    card = server.files["README.md"].decode()
+    assert 'instance_prompt: "a photo of TOK"' in card
+    assert "Put `cat_emb.safetensors` into `models/embeddings`, and write `embedding:cat_emb`" in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    compile(code, "card", "exec")
+    assert 'words = load_file(hf_hub_download("somebody/cat", "cat_emb.safetensors"))' in code
+    for which, suffix in (("l", ""), ("g", "_2")):
+        assert f'load_textual_inversion(words["clip_{which}"], token=["<s0>", "<s1>"], ' in code
+        assert f"text_encoder=pipeline.text_encoder{suffix}, tokenizer=pipeline.tokenizer{suffix})" in code
+    assert 'pipeline.to("cuda")("a photo of <s0><s1>")' in code
