@@ -10,17 +10,20 @@ from .dataset import LoadDataset
 from .dataset_masks import DatasetMasks
 from .join_datasets import JoinDatasets
 from .load_settings import LoadTrainingSettings
+from .pivotal import PivotalTuning
 from .settings import (
     LoggingSettings,
     LoRASettings,
     NoiseSettings,
     ObjectiveSettings,
     OptimizerSettings,
+    PivotalSettings,
     PreviewSettings,
     PriorSettings,
     ProdigySettings,
     RunSettings,
     ScheduleSettings,
+    TextEncoderSettings,
     ValidationSettings,
 )
 from .train import TrainSDXLLoRA
@@ -46,6 +49,9 @@ NODES: list[type[io.ComfyNode]] = [
     LoadTrainingSettings,
     CompareLoRAs,
     AverageLoRAs,
+    PivotalTuning,
+    TextEncoderSettings,
+    PivotalSettings,
 ]
 
 

@@ -10,6 +10,9 @@ from .comfy_bridge.folders import lora_file
 from .lora_checkpoints import NO_FILE, chosen_file, files_fingerprint, lora_name_widget, lora_socket
 from .widgets import CATEGORY, settings_output
 
+# outputs are only ever appended: these stand behind the report
+ADDED_SECTIONS = ("text_encoder", "pivotal")
+
 
 class LoadTrainingSettings(io.ComfyNode):
     @classmethod
@@ -22,7 +25,7 @@ class LoadTrainingSettings(io.ComfyNode):
             "was trained here, what kohya's metadata tells where it was trained there.",
             inputs=_inputs(),
             outputs=[
-                *(settings_output(section) for section in SECTIONS),
+                *(settings_output(section) for section in SECTIONS if section not in ADDED_SECTIONS),
                 io.Int.Output("steps", display_name="steps", tooltip="Plug into steps; 0 = not told."),
                 io.Int.Output(
                     "batch_size", display_name="batch_size", tooltip="Plug into batch_size; 0 = not told."
@@ -33,6 +36,7 @@ class LoadTrainingSettings(io.ComfyNode):
                     display_name="report",
                     tooltip="All settings in words, those of the dataset too, and what could not be read.",
                 ),
+                *(settings_output(section) for section in ADDED_SECTIONS),
             ],
         )
 
@@ -49,7 +53,9 @@ class LoadTrainingSettings(io.ComfyNode):
             raise InputError("the wired LoRA comes from no file, so it tells no settings: choose its file")
         loaded = settings_of_file(path)
         numbers = (loaded.steps, loaded.batch_size, loaded.seed)
-        return io.NodeOutput(*loaded.sections.values(), *numbers, loaded.describe())
+        first = (section for name, section in loaded.sections.items() if name not in ADDED_SECTIONS)
+        added = (loaded.sections[name] for name in ADDED_SECTIONS)
+        return io.NodeOutput(*first, *numbers, loaded.describe(), *added)
 
 
 def _inputs() -> list[io.Input]:

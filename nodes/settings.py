@@ -10,11 +10,13 @@ from ..trainer.config import (
     NoiseConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    PivotalConfig,
     PreviewConfig,
     PriorConfig,
     ProdigyConfig,
     RunConfig,
     ScheduleConfig,
+    TextEncoderConfig,
     ValidationConfig,
 )
 from .comfy_bridge.preview import sampler_choices, scheduler_choices
@@ -208,4 +210,36 @@ class LoggingSettings(_Settings):
             "Hugging Face hub. Tokens come from each service's own login, never from a widget.",
             inputs=widgets(LoggingConfig),
             outputs=[settings_output("logging")],
+        )
+
+
+class TextEncoderSettings(_Settings):
+    KIND = TextEncoderConfig
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SDXLTrainer_TextEncoderSettings",
+            display_name="Text Encoder Settings",
+            category=CATEGORY,
+            description="A LoRA on one or both text encoders, beside that on the UNet: how fast, how long.",
+            inputs=widgets(TextEncoderConfig, advanced=("weight_decay", "text_encoder_rank")),
+            outputs=[settings_output("text_encoder")],
+        )
+
+
+class PivotalSettings(_Settings):
+    KIND = PivotalConfig
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        rare = ("optimizer", "weight_decay", "norm_pull", "train_first")
+        return io.Schema(
+            node_id="SDXLTrainer_PivotalSettings",
+            display_name="Pivotal Settings",
+            category=CATEGORY,
+            description="The new tokens of Pivotal Tuning: several words, how they start, how they are "
+            "trained, and whether the LoRA file holds them too.",
+            inputs=widgets(PivotalConfig, advanced=rare),
+            outputs=[settings_output("pivotal")],
         )

@@ -1,5 +1,6 @@
-"""Inputs and outputs of the training node: sockets, the eleven widgets, the settings sockets."""
+"""Inputs and outputs of the two training nodes: sockets, their widgets, the settings sockets."""
 
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from comfy_api.latest import io
@@ -9,7 +10,36 @@ from .widgets import DATASET, SETTINGS, mark_advanced
 
 FROM_PRESET = "preset"
 
+MAX_NEW_TOKENS = 75  # of a window of 77, without its first and its last
+
 # in the order in which they stand on the node; more may only be appended
+LORA_WIDGETS = (
+    "name",
+    "preset",
+    "steps",
+    "epochs",
+    "rank",
+    "alpha",
+    "targets",
+    "learning_rate",
+    "batch_size",
+    "seed",
+    "resume",
+)
+PIVOTAL_WIDGETS = (
+    "name",
+    "preset",
+    "token",
+    "new_tokens",
+    "ti_fraction",
+    "steps",
+    "rank",
+    "learning_rate",
+    "token_learning_rate",
+    "batch_size",
+    "seed",
+    "resume",
+)
 SOCKETS = {
     "lora": "Kind, rank, alpha and layers; replaces the preset's.",
     "optimizer": "Optimizer and learning rate; replaces the preset's.",
@@ -23,10 +53,35 @@ SOCKETS = {
     "validation": "Loss on held-out pictures, early stop.",
     "logging": "TensorBoard, Weights & Biases, Hugging Face hub.",
 }
+TEXT_SOCKETS = {
+    "text_encoder": "A LoRA on the text encoders too: which, and how fast.",
+    "pivotal": "The new tokens: several words, how they start, their optimizer; replaces the preset's.",
+}
 
 
 def train_inputs() -> list[io.Input]:
-    return [*_sockets(), *_length_widgets(), *_recipe_widgets(), *_settings_sockets(), _start_socket()]
+    text_sockets = _settings_sockets({"text_encoder": TEXT_SOCKETS["text_encoder"]})
+    return [
+        *_sockets(),
+        *_widgets(LORA_WIDGETS),
+        *_settings_sockets(SOCKETS),
+        _start_socket(),
+        *text_sockets,
+    ]
+
+
+def pivotal_inputs() -> list[io.Input]:
+    return [
+        *_sockets(),
+        *_widgets(PIVOTAL_WIDGETS),
+        *_settings_sockets({**SOCKETS, **TEXT_SOCKETS}),
+        _start_socket(),
+    ]
+
+
+def _widgets(names: Sequence[str]) -> list[io.Input]:
+    made = {one.id: one for one in (*_length_widgets(names), *_recipe_widgets(), *_token_widgets())}
+    return [made[name] for name in names]
 
 
 def _sockets() -> list[io.Input]:
@@ -41,8 +96,10 @@ def _sockets() -> list[io.Input]:
     ]
 
 
-def _length_widgets() -> list[io.Input]:
+def _length_widgets(names: Sequence[str]) -> list[io.Input]:
     from ..trainer.settings.presets import PRESETS
+
+    usual = "from epochs, else the preset's" if "epochs" in names else "the preset's"
 
     return [
         io.String.Input(
@@ -63,8 +120,7 @@ def _length_widgets() -> list[io.Input]:
             default=0,
             min=0,
             max=10_000_000,
-            tooltip="Optimizer steps, 500 to 3000 for most; 0 = from epochs, else the preset's. "
-            "Kohya: max_train_steps.",
+            tooltip=f"Optimizer steps, 500 to 3000 for most; 0 = {usual}. Kohya: max_train_steps.",
         ),
         io.Int.Input(
             "epochs",
@@ -138,14 +194,51 @@ def _recipe_widgets() -> list[io.Input]:
     ]
 
 
-def _settings_sockets() -> list[io.Input]:
+def _token_widgets() -> list[io.Input]:
+    return [
+        io.String.Input(
+            "token",
+            default="TOK",
+            tooltip="Word of your captions and prompts that the new tokens stand for; several: TOK, OHWX; "
+            "empty = that of Pivotal Settings. diffusers: token_abstraction.",
+        ),
+        io.Int.Input(
+            "new_tokens",
+            default=0,
+            min=0,
+            max=MAX_NEW_TOKENS,
+            tooltip="New tokens that each word stands for, 1 to 8; 0 = the preset's. "
+            "diffusers: num_new_tokens_per_abstraction.",
+        ),
+        io.Float.Input(
+            "ti_fraction",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip="Part of the steps that trains the tokens, before the LoRA is trained, 0.3 to 0.6; "
+            "1 = tokens only; 0 = the preset's. diffusers: train_text_encoder_ti_frac.",
+        ),
+        io.Float.Input(
+            "token_learning_rate",
+            default=0.0,
+            min=0.0,
+            max=10.0,
+            step=1e-6,
+            tooltip="Peak learning rate of the tokens, 1e-4 to 1e-3 for AdamW; 0 = usual: 3e-4, 1 for "
+            "Prodigy. cog-sdxl: ti_lr.",
+        ),
+    ]
+
+
+def _settings_sockets(sockets: Mapping[str, str]) -> list[io.Input]:
     return [
         mark_advanced(
             SETTINGS[section].Input(
                 f"{section}_settings", optional=True, tooltip=f"From a settings node. {text}"
             )
         )
-        for section, text in SOCKETS.items()
+        for section, text in sockets.items()
     ]
 
 
@@ -161,10 +254,20 @@ def _start_socket() -> io.Input:
     )
 
 
-def train_outputs() -> list[io.Output]:
+def pivotal_outputs() -> list[io.Output]:
+    embedding = io.String.Output(
+        "embedding",
+        display_name="embedding",
+        tooltip="Name of the file of new tokens: what other nodes' prompts write after embedding: instead "
+        "of the word.",
+    )
+    return [*train_outputs("CLIP that knows the word, with the LoRA applied."), embedding]
+
+
+def train_outputs(clip: str = "CLIP with the LoRA applied.") -> list[io.Output]:
     return [
         io.Model.Output("trained_model", display_name="model", tooltip="The model with the LoRA applied."),
-        io.Clip.Output("trained_clip", display_name="clip", tooltip="CLIP with the LoRA applied."),
+        io.Clip.Output("trained_clip", display_name="clip", tooltip=clip),
         io.LoraModel.Output("lora", display_name="lora", tooltip="The LoRA itself, for Apply LoRA."),
         io.String.Output(
             "lora_file", display_name="lora_file", tooltip="Its name, as ComfyUI's LoRA loaders list it."

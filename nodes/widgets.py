@@ -77,6 +77,12 @@ RANGES: dict[str, tuple[float, float, float]] = {
     "early_stop_patience": (0, 10_000, 1),
     "save_every_epochs": (0, 10_000_000, 1),
     "resume_from_step": (0, 10_000_000, 1),
+    "clip_l_learning_rate": (0, 10.0, 1e-6),
+    "clip_g_learning_rate": (0, 10.0, 1e-6),
+    "stop_fraction": (0.01, 1, 0.05),
+    "text_encoder_rank": (0, 1024, 1),
+    "ti_fraction": (0.01, 1, 0.05),
+    "norm_pull": (0, 1, 0.05),
 }
 MULTILINE = ("prompts", "prompt", "negative")
 
@@ -140,7 +146,8 @@ def widgets(
 
 def settings_output(section: str) -> io.Output:
     name = f"{section}_settings"
-    return SETTINGS[section].Output(name, display_name=name, tooltip=f"Plug into {name} of Train SDXL LoRA.")
+    trainers = "Pivotal Tuning" if section == "pivotal" else "Train SDXL LoRA or Pivotal Tuning"
+    return SETTINGS[section].Output(name, display_name=name, tooltip=f"Plug into {name} of {trainers}.")
 
 
 def hidden_value(node: type[io.ComfyNode], name: str) -> Any:

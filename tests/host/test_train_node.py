@@ -104,8 +104,10 @@ def test_every_plugged_section_reaches_the_run(train, folders):
         "validation": config.ValidationConfig(validation_share=0.2),
         "run": config.RunConfig(save_every=1),
         "logging": config.LoggingConfig(project="cats"),
+        "text_encoder": config.TextEncoderConfig(train_text_encoder="clip_l", stop_fraction=0.5),
     }
-    assert sections.keys() == config.SECTIONS.keys()
+    # new tokens are Pivotal Tuning's: test_pivotal_node.py
+    assert sections.keys() == config.SECTIONS.keys() - {"pivotal"}
     path = train(**{f"{name}_settings": section for name, section in sections.items()})[2].path
     loaded = settings_of_file(path).sections
     # where a run is logged is not told by its file
@@ -115,3 +117,20 @@ def test_every_plugged_section_reaches_the_run(train, folders):
     for name, section in sections.items():
         assert loaded[name] == section, name
         assert section != dataclasses.replace(type(section)()), name
+
+
+@pytest.mark.parametrize("trained", ["off", "clip_l", "both"])
+def test_clip_comes_out_with_the_layers_of_its_encoders_and_no_others(train, trained, stand_in):
+    from sdxl_trainer.trainer.config import TextEncoderConfig
+
+    rates = {"clip_l_learning_rate": 1e-2, "clip_g_learning_rate": 1e-2}
+    _, clip, lora, _, _, report = train(
+        text_encoder_settings=TextEncoderConfig(train_text_encoder=trained, **rates)
+    )
+    expected = {"off": set(), "clip_l": {"clip_l"}, "both": {"clip_l", "clip_g"}}[trained]
+    assert {key.split(".")[0] for key in clip.patcher.patches} == expected
+    assert {key[:8] for key in lora if key.startswith("lora_te")} == {
+        {"clip_l": "lora_te1", "clip_g": "lora_te2"}[name] for name in expected
+    }
+    assert f"{len(clip.patcher.patches)} of CLIP" in report
+    assert stand_in[1].patcher.patches == {}

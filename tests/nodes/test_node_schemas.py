@@ -24,10 +24,17 @@ SETTINGS = {
         "Validation",
         "Run",
         "Logging",
+        "TextEncoder",
+        "Pivotal",
     )
 }
 SOCKETS = ("MODEL", "CLIP", "VAE", "IMAGE", "MASK", "LORA_MODEL", "LORA_MODEL,STRING")
 TOGETHER = ({"width", "height"},)
+TRAINERS = {
+    "SDXLTrainer_TrainSDXLLoRA": {"pivotal"},
+    "SDXLTrainer_PivotalTuning": set(),
+}
+"""Trainer -> the sections that it has no socket for."""
 FILES = ("folder", "class_folder", "lora_name")
 
 
@@ -124,25 +131,52 @@ def test_the_dataclass_accepts_all_that_a_widget_can_be_set_to_and_no_more(nodes
                 kind(**dict.fromkeys(names, beyond))
 
 
-def test_every_section_has_a_settings_node_and_a_socket_on_the_trainer(nodes):
+def test_every_section_has_a_settings_node_and_a_socket_on_the_trainers(nodes):
     from sdxl_trainer.trainer.config import SECTIONS
 
-    sockets = inputs_of(nodes["SDXLTrainer_TrainSDXLLoRA"])
-    kinds = {kind.__name__ for kind in SECTIONS.values()}
-    assert kinds == set(SETTINGS.values())
+    assert {kind.__name__ for kind in SECTIONS.values()} == set(SETTINGS.values())
     for node_id, kind in SETTINGS.items():
         (section,) = [name for name, made in SECTIONS.items() if made.__name__ == kind]
         (output,) = nodes[node_id].define_schema().outputs
         assert output.id == f"{section}_settings"
-        assert sockets[output.id][0] == f"SDXL_{section.upper()}_SETTINGS"
+        for trainer, without in TRAINERS.items():
+            sockets = inputs_of(nodes[trainer])
+            assert (output.id in sockets) == (section not in without)
+            title = nodes[trainer].define_schema().display_name
+            assert (title in output.tooltip) == (section not in without)
+            if section not in without:
+                assert sockets[output.id][0] == f"SDXL_{section.upper()}_SETTINGS"
+
+
+def test_settings_sockets_are_folded_away_on_both_trainers(nodes):
+    for trainer in TRAINERS:
+        folded = {name for name, (_, options) in inputs_of(nodes[trainer]).items() if options.get("advanced")}
+        assert folded == {n for n in inputs_of(nodes[trainer]) if n.endswith("_settings")} | {"initial_lora"}
+
+
+def test_both_trainers_give_out_the_same_and_pivotal_tuning_its_embedding(nodes):
+    lora, pivotal = ([o.id for o in nodes[trainer].define_schema().outputs] for trainer in TRAINERS)
+    assert pivotal == [*lora, "embedding"]
+
+
+def test_what_both_trainers_have_is_the_same_on_both(nodes):
+    lora, pivotal = (inputs_of(nodes[trainer]) for trainer in TRAINERS)
+    both = [name for name in lora if name in pivotal]
+    own = {"token", "new_tokens", "ti_fraction", "token_learning_rate", "pivotal_settings"}
+    assert pivotal.keys() - set(both) == own
+    assert lora.keys() - set(both) == {"epochs", "alpha", "targets"}
+    assert "epochs" not in pivotal["steps"][1].pop("tooltip")
+    assert lora["steps"][1].pop("tooltip")
+    assert [lora[name] for name in both] == [pivotal[name] for name in both]
+    assert len(widgets_of(nodes["SDXLTrainer_PivotalTuning"])) == 12
 
 
 def test_loaded_settings_fit_the_trainers_sockets(nodes):
-    sockets = inputs_of(nodes["SDXLTrainer_TrainSDXLLoRA"])
+    sockets = inputs_of(nodes["SDXLTrainer_PivotalTuning"])
     outputs = nodes["SDXLTrainer_LoadTrainingSettings"].define_schema().outputs
-    for output in outputs[:-1]:
+    for output in outputs:
         kind = output.get_io_type() if hasattr(output, "get_io_type") else output.io_type
-        assert sockets[output.id][0] == str(kind)
+        assert output.id == "report" or sockets[output.id][0] == str(kind)
 
 
 def test_preview_samplers_are_comfyuis_own(nodes):
