@@ -45,7 +45,6 @@ def run_steps(
         InputError: the gradient was not finite several times in a row, or memory is too small.
     """
     unread = UnreadFigures(training, report)
-    training.settle_text()
     with contextlib.suppress(StopEarly):
         while training.step < training.config.steps:
             _optimizer_step(training, unread)

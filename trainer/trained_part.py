@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .adapter.flat_weights import FlatWeights
+from .adapter.lora import Adapter
 from .config import TrainConfig
 from .optimization.lr_schedule import learning_rate_at
 from .optimization.optimizers import AdapterOptimizer
@@ -33,6 +34,11 @@ class Learner(Protocol):
     """What holds the weights: an `Adapter` or `TokenVectors`."""
 
     weights: FlatWeights
+
+    @property
+    def size(self) -> int:
+        """How many layers or tokens there are."""
+        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """float32 copies on the CPU."""
@@ -60,7 +66,7 @@ class TrainedPart:
         average: running mean of the weights, where one is kept and the part has not settled.
         config: of the run, with the part's own optimizer section.
         window: step at which it begins to learn, and the one at which it no longer does.
-        after_update: what keeps the weights in bounds after each step.
+        after_update: what keeps the weights in bounds after each step; is told whether there was one.
         starts_from_file: whether it does something before its first step.
     """
 
@@ -70,7 +76,7 @@ class TrainedPart:
     average: WeightAverage | None
     config: TrainConfig
     window: tuple[int, int]
-    after_update: Callable[[], None] = lambda: None
+    after_update: Callable[[Tensor], None] = lambda is_finite: None
     starts_from_file: bool = False
     _rate_factor: float = 1.0
     _num_still: int | None = None
@@ -119,7 +125,7 @@ class TrainedPart:
         assert self.optimizer is not None
         self._has_begun = True
         self.optimizer.step(learning_rate, is_finite)
-        self.after_update()
+        self.after_update(is_finite)
         self.weights.publish()
         if self.average is not None:
             self.average.update()
@@ -153,8 +159,7 @@ class TrainedPart:
     @property
     def size(self) -> int:
         """Layers that learn, or new tokens."""
-        paths = getattr(self.learner, "paths", None)
-        return len(paths) if paths is not None else len(self.weights.parameters()[0])
+        return self.learner.size
 
     @property
     def unit(self) -> str:
@@ -163,7 +168,7 @@ class TrainedPart:
     @property
     def num_out_of_reach(self) -> int:
         """Layers that no gradient ever reaches: CLIP-L gives out what lies before its last block."""
-        return len(getattr(self.learner, "idle", ()))
+        return len(self.learner.idle) if isinstance(self.learner, Adapter) else 0
 
     @property
     def has_settled(self) -> bool:
@@ -177,6 +182,21 @@ class TrainedPart:
     def num_still(self) -> int:
         """How many of its layers or rows have not moved. Waits for the device, unless it has settled."""
         return self.learner.num_still() if self._num_still is None else self._num_still
+
+    def not_moved(self, step: int, num_skipped: int) -> str:
+        """What to say when a run at `step` finds this part as it started."""
+        first, end = self.window
+        num_steps = min(step, end) - first
+        advice = "raise the learning rate or the steps"
+        if self.name == "tokens":
+            advice = (
+                "raise ti_fraction or the steps, so that captions with their word come up, or set add_token"
+            )
+        return (
+            f"nothing was learned: after {num_steps} steps at learning rate "
+            f"{self.config.optimizer.effective_learning_rate:g} no weight of {self.title} has moved "
+            f"({num_skipped} steps were skipped): {advice}"
+        )
 
     @property
     def bytes_per_weight(self) -> int:

@@ -81,9 +81,6 @@ class Training:
         """What gradients pass through."""
         return [self.denoiser.unet, *([] if self.text is None else self.text.networks)]
 
-    def part(self, name: str) -> TrainedPart | None:
-        return next((part for part in self.parts if part.name == name), None)
-
     @property
     def reaches_all(self) -> bool:
         """Whether every sample moves something; new tokens alone learn from captions that hold them only."""
@@ -100,7 +97,7 @@ class Training:
         """Let the text encoders go when nothing of them learns any more."""
         text_parts = [part for part in self.parts if part.name != "unet"]
         if self.text is not None and self.text.is_learning and all(part.has_settled for part in text_parts):
-            self.text.settle(self.denoiser.dtype)
+            self.text.settle(self.denoiser.dtype, self.step)
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:

@@ -1,7 +1,10 @@
 """Whole runs that train new tokens or the text encoders, on a very small model with CLIP's vocabulary."""
 
 import dataclasses
+import gc
 import json
+import weakref
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,8 +13,15 @@ from safetensors.torch import load_file
 from sdxl_trainer.trainer.config import PivotalConfig, TextEncoderConfig
 from sdxl_trainer.trainer.data.dataset_sets import with_class_images
 from sdxl_trainer.trainer.errors import CancelledError, InputError
+from sdxl_trainer.trainer.events import SilentListener
+from sdxl_trainer.trainer.runs import result_files
 from sdxl_trainer.trainer.runs.checkpoint import list_states
+from sdxl_trainer.trainer.sdxl.model import TextEncoders
+from sdxl_trainer.trainer.sdxl.sdxl_model import HeadlessSDXL
 from sdxl_trainer.trainer.settings.part_rates import text_end_step
+from sdxl_trainer.trainer.text.new_tokens import NewTokens
+from sdxl_trainer.trainer.text.token_vectors import attach_new_tokens
+from sdxl_trainer.trainer.trained_part import TrainedPart
 
 TOK = {"token": "TOK", "new_tokens": "2", "learning_rate": 1e-2}
 LONG = " and ".join(["a large red star"] * 20)
@@ -149,7 +159,11 @@ RUNS = {
         "prior": {"prior_preservation": "base_model", "class_prompt": "a cat"},
     },
     "tokens alone": {"pivotal": {**TOK, "ti_fraction": 1.0}, "run": {"save_every": 2}},
-    "held-out loss": {"pivotal": TOK, "validation": {"validation_share": 0.2, "validate_every": 2}},
+    "held-out loss": {"pivotal": TOK, "validation": {"validation_share": 0.2, "validate_every": 1}},
+    "held-out loss while the text encoders learn": {
+        "text_encoder": {"train_text_encoder": "both", "stop_fraction": 0.8},
+        "validation": {"validation_share": 0.2, "validate_every": 1},
+    },
 }
 
 
@@ -199,6 +213,94 @@ def test_the_text_encoders_are_let_go_as_soon_as_nothing_of_them_learns(tiny_run
     assert model.encoded_captions == []
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pivotal": {**TOK, "ti_fraction": 0.5}},
+        {"text_encoder": {"train_text_encoder": "both", "stop_fraction": 0.5}},
+    ],
+)
+def test_without_comfyui_their_memory_goes_with_them(run, dataset, stand_in_folder, values):
+    kept = []
+
+    class Counting(HeadlessSDXL):
+        @contextmanager
+        def open_text_encoders(self):
+            with super().open_text_encoders() as encoders:
+                tensors = [*encoders.clip_l.parameters(), *encoders.clip_g.parameters()]
+                kept.extend(weakref.ref(tensor.untyped_storage()) for tensor in tensors)
+                del tensors
+                yield encoders
+            del encoders
+
+    alive = []
+
+    class Looking(SilentListener):
+        def step(self, report):
+            gc.collect()
+            alive.append(sum(storage() is not None for storage in kept))
+
+    run(model=Counting.load(stand_in_folder), listener=Looking(), steps=4, **values)
+    assert alive[0] == alive[1] == len(kept) > 60
+    assert alive[3] == 0
+
+
+def test_a_preview_that_fails_at_the_pivot_costs_no_run(tiny_run, run):
+    class Mute(tiny_run.TinyModel):
+        def encode_prompts(self, prompts, negative, encoder=None):
+            raise RuntimeError("no voice")
+
+    result = run(model=Mute(), pivotal=TOK, preview={"preview_every": 2, "steps": 1, "prompts": "TOK"})
+    assert result.steps == STEPS
+    assert "could not be drawn (RuntimeError: no voice)" in result.report
+
+
+def test_a_stop_while_captions_are_encoded_at_the_pivot_loses_nothing(tiny_run, run, tmp_path):
+    class Stopping(tiny_run.StopAfter):
+        encodings = 0
+
+        def phase(self, name, done, total):
+            self.encodings += name == "encoding captions" and done == 0
+
+        def should_stop(self):
+            return self.encodings == 1
+
+    with pytest.raises(CancelledError, match="stopped at step 3, which is saved"):
+        run("b", Stopping(), pivotal=TOK)
+    whole, resumed = run("a", pivotal=TOK), run("b", pivotal=TOK)
+    assert resumed.resumed_from == 3
+    assert resumed.lora_path.read_bytes() == whole.lora_path.read_bytes()
+
+
+def test_a_step_without_a_finite_gradient_leaves_the_tokens_alone(tiny_run):
+    encoders = TextEncoders(*tiny_run.tiny_text_encoders())
+    pivotal = PivotalConfig(**TOK)
+    tokens = attach_new_tokens(encoders, NewTokens.parse(pivotal), pivotal, seed=1)
+    part = TrainedPart.of("tokens", tokens, tiny_run.tiny_config(pivotal=TOK))
+    part.after_update = tokens.keep_norms
+    tokens.weights.gradient.normal_()
+    part.update(1e-2, torch.tensor(True))
+    before = tokens.weights.master.clone()
+    part.update(1e-2, torch.tensor(False))
+    assert torch.equal(tokens.weights.master, before)
+    part.update(1e-2, torch.tensor(True))
+    assert not torch.equal(tokens.weights.master, before)
+
+
+def test_a_full_disk_leaves_no_embedding_without_its_lora(tiny_run, run, tmp_path, monkeypatch):
+    real = result_files.write_lora
+
+    def write_lora(path, *values):
+        if path.name == "cat-step000002.safetensors":
+            raise OSError(28, "No space left on device")
+        real(path, *values)
+
+    monkeypatch.setattr(result_files, "write_lora", write_lora)
+    run(pivotal=TOK, run={"save_every": 2, "keep_last": 0})
+    names = sorted(path.name for path in (tmp_path / "a" / "embeddings").iterdir())
+    assert names == ["cat-step000004_emb.safetensors", "cat_emb.safetensors"]
+
+
 def test_nothing_is_left_on_the_models(tiny_run, run):
     model = tiny_run.TinyModel()
     opened = []
@@ -222,13 +324,23 @@ def test_class_images_and_dropped_captions_teach_tokens_nothing(tiny_run, run, t
         run(**values)
 
 
+def test_tokens_that_met_no_caption_end_the_run_at_the_pivot(tiny_run, run):
+    """Not after hours of training the LoRA, and with what helps."""
+    listener = tiny_run.StopAfter()
+    with pytest.raises(InputError, match=r"after 1 steps .* the new tokens has moved .* raise ti_fraction"):
+        run(listener=listener, pivotal={**TOK, "ti_fraction": 0.01}, objective={"caption_dropout": 0.999})
+    assert [report.step for report in listener.reports] == [1]
+
+
 def test_files_hold_words_and_tell_of_them(run, tmp_path):
-    result = run(pivotal={**TOK, "token": "TOK, sitting", "new_tokens": "2, 3", "bundle": True})
-    stems = ["cat_emb", "cat_emb_sitting", "cat_emb_tok"]
-    assert sorted(p.stem for p in (tmp_path / "a" / "embeddings").iterdir()) == stems
-    assert result.embedding == "cat_emb_sitting, cat_emb_tok"
     folder = tmp_path / "a" / "embeddings"
-    joint, sitting, tok = (load_file(folder / f"{stem}.safetensors") for stem in stems)
+    folder.mkdir(parents=True)
+    (folder / "cat_emb_v2_emb.safetensors").write_bytes(b"of another run, cat_emb_v2")
+    result = run(pivotal={**TOK, "token": "TOK, sitting", "new_tokens": "2, 3", "bundle": True})
+    stems = ["cat_emb", "cat_emb_tok", "cat_emb_sitting"]
+    assert [path.stem for path in result.embeddings] == stems
+    assert result.embedding == "cat_emb_tok, cat_emb_sitting"
+    joint, tok, sitting = (load_file(folder / f"{stem}.safetensors") for stem in stems)
     for name, width in (("clip_l", 6), ("clip_g", 10)):
         assert joint[name].shape == (5, width) and joint[name].dtype == torch.float32
         assert torch.equal(joint[name], torch.cat([tok[name], sitting[name]]))
@@ -250,11 +362,11 @@ def test_tokens_alone_give_a_file_of_words(run, tmp_path):
 
 def test_a_lost_embedding_is_written_again_without_training(run, tmp_path):
     result = run(pivotal=TOK)
-    before = result.embedding_path.read_bytes()
-    result.embedding_path.unlink()
+    before = result.embeddings[0].read_bytes()
+    result.embeddings[0].unlink()
     again = run(pivotal=TOK)
     assert again.trained_steps == 0
-    assert again.embedding_path.read_bytes() == before
+    assert again.embeddings[0].read_bytes() == before
 
 
 def test_an_embedding_of_somebody_else_is_not_overwritten(run, tmp_path):

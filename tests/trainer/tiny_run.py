@@ -219,7 +219,7 @@ def tiny_job(folder, dataset=None, initial_lora=None, **values):
 
 def tiny_files(folder):
     """The files of `run_tiny` in this folder."""
-    return RunFiles("cat", folder / "loras", folder / "runs" / "cat", folder / "embeddings")
+    return RunFiles("cat", folder / "loras", folder / "runs" / "cat")
 
 
 def run_tiny(folder, listener=None, model=None, **values):

@@ -57,6 +57,11 @@ class Adapter:
         """Module paths of the layers with an update."""
         return list(self.layers)
 
+    @property
+    def size(self) -> int:
+        """How many layers there are."""
+        return len(self.layers)
+
     def state_dict(self) -> dict[str, Tensor]:
         """float32 copies on the CPU, each with its own memory: `<module path>.<part>`."""
         flat = self.weights.snapshot()

@@ -9,9 +9,10 @@ from ..data.encoded_dataset import EncodedDataset
 from ..errors import CancelledError
 from ..events import Listener
 from ..loop import StopEarly
-from ..settings.part_rates import pivot_step
+from ..settings.part_rates import part_window
 from ..training import Training
 from .previews import Previewer
+from .run_state import require_part_moved
 from .run_writer import Course, RunWriter
 from .validation import held_out_draws, held_out_loss
 
@@ -45,7 +46,9 @@ class BetweenSteps:
 
         Raises:
             StopEarly: the run had ended here before its last file was written.
+            InputError: what has learned already has not moved.
         """
+        self._require_settled_moved()
         self._validate()
         self._stop_if_overtrained()
         self._draw()
@@ -59,10 +62,13 @@ class BetweenSteps:
         Raises:
             CancelledError: the listener asked to stop; everything is saved.
             StopEarly: the held-out loss has not fallen for as long as the settings allow.
+            InputError: what has just ended learning has not moved: the rest would be for nothing.
         """
         step, milestones = self.training.step, self.course.milestones
         if step == milestones.last:
             return
+        if any(part.window[1] == step for part in self.training.parts):
+            self._require_settled_moved()
         if self.listener.should_stop():
             read()
             raise CancelledError(step, self.writer.save_or_explain())
@@ -90,6 +96,11 @@ class BetweenSteps:
         if self.previewer is not None and not self.previewer.has_drawn(self.training.step):
             self.previewer.draw(self.training)
 
+    def _require_settled_moved(self) -> None:
+        for part in self.training.parts:
+            if part.has_settled:
+                require_part_moved(self.training, part)
+
     def _validate(self) -> None:
         step = self.training.step
         is_due = self.course.milestones.validates_at(step) and self.course.losses.last_step < step
@@ -106,7 +117,7 @@ class BetweenSteps:
         training, milestones = self.training, self.course.milestones
         patience = training.config.validation.early_stop_patience
         # new tokens that learn no more are no reason to give up before the LoRA had as many chances
-        start = pivot_step(training.config) if training.config.pivotal.train_first == "tokens" else 0
+        start, _ = part_window(training.config, "unet")
         had_its_chance = training.step >= start + patience * milestones.validate_every
         if (
             training.step < milestones.last

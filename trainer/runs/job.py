@@ -53,10 +53,5 @@ class Result:
     embedding: str = ""
 
     @property
-    def embedding_path(self) -> Path | None:
-        """The file with all new words; None in a run without."""
-        return self.embeddings[0] if self.embeddings else None
-
-    @property
     def best_step(self) -> int:
         return self.held_out.best_step

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..events import Listener
 from ..files.atomic_file import write_atomically
 from ..memory_plan import empty_cache
 from ..sdxl.model import TrainableModel
+from ..sdxl.text_encoder import SDXLTextEncoder
 from ..text.trained_text import TrainedText
 from ..training import Training
 
@@ -60,7 +60,7 @@ class Previewer:
         if text is None:
             self._encoded = model.encode_prompts(self._prompts, config.negative)
         else:
-            text.draws_prompts(partial(model.encode_prompts, self._prompts, config.negative))
+            text.draws_prompts(self._encode)
         self._drew_before = False
         self.failures: list[str] = []
         """Sentences about pictures that could not be drawn."""
@@ -113,6 +113,8 @@ class Previewer:
         try:
             with training.evaluation():
                 encoded = self._encoded if self._text is None else self._text.prompts()
+                if isinstance(encoded, Exception):
+                    raise encoded
                 pictures = self._model.draw(training.denoiser, encoded, self._config, self._size)
             self._folder.mkdir(parents=True, exist_ok=True)
             recipe = self._recipe()
@@ -133,6 +135,13 @@ class Previewer:
         written = paths[: len(pictures)]
         self._listener.preview(step, written)
         return written
+
+    def _encode(self, encoder: SDXLTextEncoder) -> Any:
+        """The prompts as the text encoders read them now, or why they cannot: told when they are drawn."""
+        try:
+            return self._model.encode_prompts(self._prompts, self._config.negative, encoder)
+        except PREVIEW_ERRORS as error:
+            return error
 
     def _note(self, step: int, error: Exception) -> None:
         logger.warning("the preview of step %d failed", step, exc_info=error)

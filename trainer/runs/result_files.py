@@ -60,19 +60,26 @@ def write_result(files: RunFiles, training: Training, metadata: Mapping[str, str
     """
     shown = Shown.of(training)
     path = files.lora if is_final else files.kept_lora(training.step)
-    stem = f"{path.stem}_emb"
+    stem, new = f"{path.stem}_emb", []
     if shown.new_tokens is not None:
-        write_embeddings(files.words_folder, stem, shown.vectors, shown.new_tokens, metadata)
+        there = files.embeddings_beside(path)
+        written = write_embeddings(files.words_folder, stem, shown.vectors, shown.new_tokens, metadata)
+        new = [embedding for embedding in written if embedding not in there]
         metadata = {**metadata, **word_metadata(stem, shown.new_tokens)}
-    write_lora(
-        path,
-        shown.layers,
-        training.config.lora,
-        metadata,
-        layers_per_block(training),
-        training.config.run.save_precision,
-        shown.bundled(training, stem),
-    )
+    try:
+        write_lora(
+            path,
+            shown.layers,
+            training.config.lora,
+            metadata,
+            layers_per_block(training),
+            training.config.run.save_precision,
+            shown.bundled(training, stem),
+        )
+    except OSError:
+        for embedding in new:  # words of a LoRA that does not exist
+            embedding.unlink(missing_ok=True)
+        raise
     if is_final and training.config.run.save_diffusers:
         write_diffusers_lora(files.diffusers_lora, read_lora(path), layers_per_block(training))
     return path

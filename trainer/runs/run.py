@@ -14,6 +14,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from ..config import TrainConfig
 from ..errors import CancelledError, InputError
 from ..events import Listener
 from ..files.metadata import FINGERPRINT_KEY, RunFacts, build_metadata
@@ -84,12 +85,13 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
         pictures = RunPictures.of(job.dataset, job.config)
         milestones = Milestones.of(job.config, pictures.steps_per_epoch(job.config))
         identity = _identity(job, model, milestones)
-        words_folder = (job.embeddings_folder or job.loras_folder) if job.config.pivotal.is_on else None
+        words = _words(job.config)
+        words_folder = (job.embeddings_folder or job.loras_folder) if words else None
         for folder in filter(None, (job.loras_folder, job.run_folder, words_folder)):
             with must_be_writable(folder):
                 folder.mkdir(parents=True, exist_ok=True)
         file_within(job.loras_folder, f"{name}.safetensors")
-        asked = RunFiles(name, job.loras_folder, file_within(job.run_folder, name), words_folder)
+        asked = RunFiles(name, job.loras_folder, file_within(job.run_folder, name), words_folder, words)
         files, notes = choose_run(asked, identity, job.config.resume, job.config.run.resume_from_step)
         with must_be_writable(job.run_folder):
             files.folder.mkdir(exist_ok=True)
@@ -103,6 +105,10 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
                 files.remove_leftovers()
                 record_run(files, run.config, identity)
             return run.train()
+
+
+def _words(config: TrainConfig) -> tuple[str, ...]:
+    return tuple(word for word, _ in NewTokens.parse(config.pivotal).words) if config.pivotal.is_on else ()
 
 
 def _with_token(job: Job) -> tuple[Job, list[str]]:
@@ -273,6 +279,7 @@ class _Run:
             self._stop_if_asked(training.step)
             between = BetweenSteps(training, self.course, writer, record, held_out, previewer)
             with contextlib.suppress(StopEarly):
+                training.settle_text()  # as it had before anything was measured or drawn at this step
                 between.start()
                 run_steps(training, record.step, between.after_step)
             self.notes += require_moved(training, start)

@@ -21,6 +21,7 @@ from ..config import Resume, TrainConfig
 from ..errors import InputError
 from ..files.atomic_file import remove_leftovers, write_atomically
 from ..files.bundle import is_bundled
+from ..files.embedding_file import word_stem
 from ..files.metadata import FINGERPRINT_KEY, SETTINGS_KEY
 from ..files.run_name import file_within
 from .checkpoint import list_states
@@ -31,12 +32,13 @@ MAX_NUMBER = 999
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """The files of the run `name`; `embeddings_folder` only of a run that has new words."""
+    """The files of the run `name`; a folder of embeddings, and words, only of a run that has new words."""
 
     name: str
     loras_folder: Path
     folder: Path
     embeddings_folder: Path | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def lora(self) -> Path:
@@ -62,11 +64,11 @@ class RunFiles:
         return self.embeddings_folder or self.loras_folder
 
     def embeddings_beside(self, lora: Path) -> list[Path]:
-        """The embedding files of the words that a LoRA of this run was trained with."""
-        pattern = re.compile(re.escape(lora.stem) + r"_emb(_[a-z0-9_-]+)?\.safetensors")
-        if self.embeddings_folder is None or not self.embeddings_folder.is_dir():
-            return []
-        return sorted(p for p in self.embeddings_folder.iterdir() if pattern.fullmatch(p.name))
+        """The embedding files that are there of a LoRA of this run: of all words, then of each of several."""
+        stem = f"{lora.stem}_emb"
+        stems = [stem, *(word_stem(stem, word) for word in self.words if len(self.words) > 1)]
+        paths = [self.words_folder / f"{stem}.safetensors" for stem in stems if self.words]
+        return [path for path in paths if path.exists()]
 
     def words_of(self, lora: Path) -> list[str]:
         """What a prompt writes after `embedding:` for each word; not the file of several together."""

@@ -80,17 +80,24 @@ def require_moved(training: Training, start: Mapping[str, Tensor]) -> list[str]:
     for part in training.parts:
         if training.step <= part.window[0]:
             continue  # the run ended before its turn came
-        num_still = part.num_still()
-        is_as_started = part.name in start and torch.equal(part.weights.snapshot(), start[part.name])
-        if num_still == part.size or is_as_started:
-            rate, skipped = part.config.optimizer.effective_learning_rate, training.num_skipped
-            raise InputError(
-                f"nothing was learned: after {training.step} steps at learning rate {rate:g} no weight of "
-                f"{part.title} has moved ({skipped} steps were skipped): raise the learning rate or the steps"
-            )
+        if part.name in start and torch.equal(part.weights.snapshot(), start[part.name]):
+            raise InputError(part.not_moved(training.step, training.num_skipped))
+        num_still = require_part_moved(training, part)
         if num_still > part.num_out_of_reach:
             notes.append(f"{num_still} of {part.size} {part.unit} have not moved")
     return notes
+
+
+def require_part_moved(training: Training, part: TrainedPart) -> int:
+    """How many of a part's layers or tokens are as they started, after its turn. Waits for the device.
+
+    Raises:
+        InputError: all of them.
+    """
+    num_still = part.num_still()
+    if num_still == part.size:
+        raise InputError(part.not_moved(training.step, training.num_skipped))
+    return num_still
 
 
 def _prefix(part: TrainedPart) -> str:

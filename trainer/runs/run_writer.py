@@ -101,8 +101,8 @@ class RunWriter:
             )
         state = state_of(training, self._course.fingerprint, self._course.losses)
         save_state(self._files.state, state, self._spared_states())
-        path = write_result(self._files, training, self._metadata(), is_final)
         self.saved_step = step
+        path = write_result(self._files, training, self._metadata(), is_final)
         self._prune(step - 1 if is_final else step)
         return path
 

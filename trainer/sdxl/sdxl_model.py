@@ -82,6 +82,9 @@ class HeadlessSDXL:
         try:
             yield encoders
         finally:
+            # adapters and tokens outlive them: whoever still holds a module of theirs holds no memory
+            for encoder in (encoders.clip_l, encoders.clip_g):
+                encoder.to("meta")
             del encoders
             _give_memory_back(self.device)
 

@@ -12,6 +12,8 @@ from ..optimization.optimizer_kinds import PRODIGY_KINDS
 
 Part = Literal["unet", "clip_l", "clip_g", "tokens"]
 
+LEAST_RATE = 1e-9
+"""That settings accept."""
 ENCODER_SHARE = 0.5
 """Usual rate of a text encoder over the UNet's: common advice for kohya's scripts, 5e-5 beside 1e-4. The
 Prodigies, which find the rate themselves, want 1 for every part."""
@@ -43,7 +45,7 @@ def part_optimizer(config: TrainConfig, part: Part) -> OptimizerConfig:
     share = 1.0 if shared.optimizer in PRODIGY_KINDS else ENCODER_SHARE
     return replace(
         shared,
-        learning_rate=own or share * shared.effective_learning_rate,
+        learning_rate=own or max(LEAST_RATE, share * shared.effective_learning_rate),
         weight_decay=text.weight_decay,
     )
 

@@ -55,7 +55,7 @@ class PivotalConfig:
     """New tokens learned first, the LoRA around them: pivotal tuning, the recipe of cog-sdxl."""
 
     token: str = ""
-    """Word in captions and prompts that new tokens stand for, such as TOK; several: TOK, STY; "" = none."""
+    """Word in captions and prompts that new tokens stand for, such as TOK; several: TOK, OHWX; "" = none."""
     new_tokens: str = "2"
     """How many new tokens each word stands for, 1 to 8; one number, or one for each word: 2, 4."""
     initial_words: str = ""

@@ -103,11 +103,12 @@ class TokenVectors:
         self.weights.publish()
 
     @torch.no_grad()
-    def keep_norms(self) -> None:
+    def keep_norms(self, is_finite: Tensor | None = None) -> None:
         """Bring the vectors' lengths back to those of real tokens; after each step of the optimizer.
 
         Each is multiplied by (typical / length)^norm_pull, cog-sdxl's (std0 / std)^0.1 for each row, and held
-        in the range of real ones (lengths as in sd-lora-trainer). One that has not moved yet stays as it is.
+        in the range of real ones (lengths as in sd-lora-trainer). One that has not moved yet stays as it is,
+        and all do where `is_finite`, a scalar bool on the device, says that the step was left out.
         """
         for name in ENCODERS:
             rows = self.weights.view(self.weights.master, name)
@@ -116,8 +117,15 @@ class TokenVectors:
             pulled = lengths * (real.typical / lengths) ** self._norm_pull
             factors = pulled.clamp(real.shortest, real.longest) / lengths
             has_moved = (rows != self.weights.view(self._start, name)).any(dim=1, keepdim=True)
+            if is_finite is not None:
+                has_moved &= is_finite
             rows.mul_(torch.where(has_moved, factors, 1.0))
         self.weights.publish()
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        return len(self.weights.parameters()[0])
 
     def num_still(self) -> int:
         """How many tokens are exactly as they started, in one encoder or both. Waits for the device."""

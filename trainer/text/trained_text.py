@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..adapter.lora import Adapter
 from ..data.encoded_captions import EncodedCaptions, encode_captions
 from ..diffusion.conditioning import TextCondition, stack_conditions
+from ..errors import CancelledError
 from ..events import Listener
 from ..sdxl.model import TextEncoders
 from ..sdxl.text_encoder import SDXLTextEncoder
@@ -108,20 +109,27 @@ class TrainedText:
         assert self._encode_prompts is not None
         return self._encode_prompts(self._encoder) if self._encoder is not None else self._prompts
 
-    def settle(self, dtype: torch.dtype) -> None:
+    def settle(self, dtype: torch.dtype, step: int) -> None:
         """Nothing of the text changes any more: encode everything once and let the encoders go.
 
         Args:
             dtype: of the denoiser, in which the table is kept.
+            step: of the run, for the error.
 
         Raises:
             InputError: a caption comes out as NaN or infinite.
+            CancelledError: the listener asked to stop; nothing is changed.
         """
+
+        def check_stop() -> None:
+            if self._listener.should_stop():
+                raise CancelledError(step, None)
+
         assert self._encoder is not None
         with contextlib.ExitStack() as stack:
             for adapter in self.adapters.values():
                 stack.enter_context(adapter.evaluating())
-            table = encode_captions(self._captions, self._encoder.encode, self._listener, lambda: None)
+            table = encode_captions(self._captions, self._encoder.encode, self._listener, check_stop)
             if self._encode_prompts is not None:
                 self._prompts = self._encode_prompts(self._encoder)
         self._table = table.to(self._device, dtype)
