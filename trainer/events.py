@@ -18,7 +18,8 @@ class StepReport:
     second), `loss` is the mean over the samples of the step before any clipping, `seconds` is the
     time the step took. `loss` and `grad_norm` are NaN for a step that was skipped because its
     gradient was not finite. `effective_learning_rate` is what moved the weights: Prodigy's d times the
-    rate, else the rate itself.
+    rate, else the rate itself. `learning` says what the step moved in a run that trains more than the LoRA,
+    such as "the new tokens"; the rates are those of the first of them.
     """
 
     step: int
@@ -29,6 +30,7 @@ class StepReport:
     learning_rate: float
     seconds: float
     effective_learning_rate: float = math.nan
+    learning: str = ""
 
 
 class Listener(Protocol):

@@ -76,7 +76,7 @@ def _optimizer_step(training: Training, unread: UnreadFigures) -> None:
     training.settle_parts()
     training.is_between_steps = True
 
-    unread.add(loss, grad_norm, learning[0], rates[0])
+    unread.add(loss, grad_norm, learning, rates[0])
 
 
 def gradients_of_step(training: Training) -> Tensor:

@@ -25,14 +25,16 @@ class UnreadFigures:
         self._report = report
         self._figures: list[Tensor] = []
         self._learning_rates: list[float] = []
-        self._leading: TrainedPart | None = None
+        self._learning: list[TrainedPart] = []
         self._since = time.perf_counter()
 
-    def add(self, loss: Tensor, grad_norm: Tensor, leading: TrainedPart, learning_rate: float) -> None:
-        """Take in a step; `leading` is the part whose rate is shown, the same between two readings."""
+    def add(
+        self, loss: Tensor, grad_norm: Tensor, learning: list[TrainedPart], learning_rate: float
+    ) -> None:
+        """Take in a step; what it moved, the rate of the first, is the same between two readings."""
         self._figures += [loss, grad_norm.to(loss.device)]
         self._learning_rates.append(learning_rate)
-        self._leading = leading
+        self._learning = learning
 
     def read(self) -> None:
         """Report all steps since the last reading.
@@ -49,8 +51,10 @@ class UnreadFigures:
         first = training.step - len(self._learning_rates) + 1
         a_step = config.run.gradient_accumulation / training.plan.num_batches
         rates, self._figures, self._learning_rates = self._learning_rates, [], []
+        only = len(training.parts) == 1
+        learning = "" if only else " and ".join(part.title for part in self._learning)
         # Prodigy's factor on the rate moves slowly: that of the last step stands for the few before it
-        factor = 1.0 if self._leading is None else self._leading.rate_factor
+        factor = self._learning[0].rate_factor
         for number, learning_rate in enumerate(rates):
             loss, grad_norm = figures[2 * number : 2 * number + 2]
             if not math.isfinite(grad_norm):
@@ -66,6 +70,7 @@ class UnreadFigures:
                     learning_rate=learning_rate,
                     seconds=seconds,
                     effective_learning_rate=factor * learning_rate,
+                    learning=learning,
                 )
             )
             self._refuse_endless_skipping(first + number, learning_rate)

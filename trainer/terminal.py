@@ -36,7 +36,7 @@ class TerminalListener(SilentListener):
         if report.loss == report.loss:  # not NaN, as a skipped step has
             before = report.loss if self._loss is None else self._loss
             self._loss = SMOOTHING * before + (1 - SMOOTHING) * report.loss
-        bar = self._show("training", report.step, report.num_steps)
+        bar = self._show(f"training {report.learning}".strip(), report.step, report.num_steps)
         if self._loss is not None:
             # Prodigy's own rate; NaN where nobody told it
             rate = report.effective_learning_rate

@@ -43,8 +43,9 @@ class HostListener(SilentListener):
     def step(self, report: StepReport) -> None:
         loss = "skipped" if math.isnan(report.loss) else f"loss {report.loss:.4f}"
         left = _minutes((report.num_steps - report.step) * report.seconds)
+        learning = f"{report.learning}: " if report.learning else ""
         text = (
-            f"step {report.step} of {report.num_steps} (epoch {report.epoch:.1f})\n"
+            f"{learning}step {report.step} of {report.num_steps} (epoch {report.epoch:.1f})\n"
             f"{loss}, {_rate(report)}, {report.seconds:.2f} s a step, {left} left"
         )
         self._show("training", report.step, report.num_steps, text + self._validation)

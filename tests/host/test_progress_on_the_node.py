@@ -50,10 +50,12 @@ def report(**changes):
 def test_a_step_tells_loss_rate_and_time(listener, shown):
     listener.step(report())
     assert shown == [(5, 10, None)]
-    assert "step 5 of 10 (epoch 1.5)" in listener.texts[-1]
+    assert listener.texts[-1].startswith("step 5 of 10 (epoch 1.5)")
     assert "loss 0.2500, rate 1.00e-04, 2.00 s a step" in listener.texts[-1]
     listener.step(report(loss=math.nan))
     assert "skipped" in listener.texts[-1]
+    listener.step(report(learning="the new tokens"))
+    assert listener.texts[-1].startswith("the new tokens: step 5 of 10")
 
 
 def test_prodigys_effective_rate_is_shown_and_others_not_twice(listener, shown):

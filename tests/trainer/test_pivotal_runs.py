@@ -208,6 +208,7 @@ def test_the_text_encoders_are_let_go_as_soon_as_nothing_of_them_learns(tiny_run
 
     listener = Watching()
     run(model=model, listener=listener, pivotal=TOK)
+    assert [report.learning for report in listener.reports] == ["the new tokens"] * 3 + ["the LoRA"] * 3
     # the figures of a step are told before the encoders go
     assert listener.open_at == (1, 2, 3)
     assert model.encoded_captions == []
