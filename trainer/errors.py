@@ -12,12 +12,11 @@ class CancelledError(Exception):
 
     Attributes:
         step: number of optimizer steps that are done and saved.
-        lora_path: the LoRA as of that step; None when no step was done yet, or none is told.
+        lora_path: the LoRA as of that step, or None when no step was done yet.
     """
 
     def __init__(self, step: int, lora_path: Path | None) -> None:
-        nothing = "nothing was trained yet" if step == 0 else "which is saved"
-        kept = f"kept in {lora_path.name}" if lora_path else nothing
+        kept = f"kept in {lora_path.name}" if lora_path else "nothing was trained yet"
         super().__init__(f"stopped at step {step}, {kept}")
         self.step = step
         self.lora_path = lora_path

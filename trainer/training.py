@@ -97,7 +97,7 @@ class Training:
         """Let the text encoders go when nothing of them learns any more."""
         text_parts = [part for part in self.parts if part.name != "unet"]
         if self.text is not None and self.text.is_learning and all(part.has_settled for part in text_parts):
-            self.text.settle(self.denoiser.dtype, self.step)
+            self.text.settle(self.denoiser.dtype)
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:

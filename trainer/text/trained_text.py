@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from ..adapter.lora import Adapter
 from ..data.encoded_captions import EncodedCaptions, encode_captions
 from ..diffusion.conditioning import TextCondition, stack_conditions
-from ..errors import CancelledError
 from ..events import Listener
 from ..sdxl.model import TextEncoders
 from ..sdxl.text_encoder import SDXLTextEncoder
 from .new_tokens import NewTokens
 from .token_vectors import TokenVectors
+
+
+class _AskedToStopError(Exception):
+    """Between two captions: the listener wants to stop."""
+
 
 EncodePrompts = Callable[[SDXLTextEncoder], Any]
 
@@ -109,34 +113,38 @@ class TrainedText:
         assert self._encode_prompts is not None
         return self._encode_prompts(self._encoder) if self._encoder is not None else self._prompts
 
-    def settle(self, dtype: torch.dtype, step: int) -> None:
+    def settle(self, dtype: torch.dtype) -> None:
         """Nothing of the text changes any more: encode everything once and let the encoders go.
+
+        Where the listener asks to stop meanwhile, all stays as it was: the run is about to be saved.
 
         Args:
             dtype: of the denoiser, in which the table is kept.
-            step: of the run, for the error.
 
         Raises:
             InputError: a caption comes out as NaN or infinite.
-            CancelledError: the listener asked to stop; nothing is changed.
         """
-
-        def check_stop() -> None:
-            if self._listener.should_stop():
-                raise CancelledError(step, None)
-
         assert self._encoder is not None
-        with contextlib.ExitStack() as stack:
-            for adapter in self.adapters.values():
-                stack.enter_context(adapter.evaluating())
-            table = encode_captions(self._captions, self._encoder.encode, self._listener, check_stop)
-            if self._encode_prompts is not None:
-                self._prompts = self._encode_prompts(self._encoder)
+        try:
+            with contextlib.ExitStack() as stack:
+                for adapter in self.adapters.values():
+                    stack.enter_context(adapter.evaluating())
+                table = encode_captions(
+                    self._captions, self._encoder.encode, self._listener, self._go_on_unless_asked
+                )
+                if self._encode_prompts is not None:
+                    self._prompts = self._encode_prompts(self._encoder)
+        except _AskedToStopError:
+            return
         self._table = table.to(self._device, dtype)
         self._base = self._base.to(self._device, dtype)
         self._encoder, self.tokens, self._networks = None, None, ()
         self.adapters.clear()
         self._release()
+
+    def _go_on_unless_asked(self) -> None:
+        if self._listener.should_stop():
+            raise _AskedToStopError
 
     def _changes(self, caption: str) -> bool:
         """Whether training moves this caption's condition."""
