@@ -28,9 +28,7 @@ class UnreadFigures:
         self._learning: list[TrainedPart] = []
         self._since = time.perf_counter()
 
-    def add(
-        self, loss: Tensor, grad_norm: Tensor, learning: list[TrainedPart], learning_rate: float
-    ) -> None:
+    def add(self, loss: Tensor, grad_norm: Tensor, learning: list[TrainedPart], learning_rate: float) -> None:
         """Take in a step; what it moved, the rate of the first, is the same between two readings."""
         self._figures += [loss, grad_norm.to(loss.device)]
         self._learning_rates.append(learning_rate)

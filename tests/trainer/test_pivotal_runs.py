@@ -358,6 +358,10 @@ def test_files_hold_words_and_tell_of_them(run, tmp_path):
 def test_tokens_alone_give_a_file_of_words(run, tmp_path):
     result = run(pivotal={**TOK, "ti_fraction": 1.0})
     assert set(load_file(result.lora_path)) == {"bundle_emb.cat_emb.clip_l", "bundle_emb.cat_emb.clip_g"}
+    with safe_open(result.lora_path, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/textual-inversion"
+    assert "strength" not in metadata["modelspec.usage_hint"]
     again = run(pivotal={**TOK, "ti_fraction": 1.0})
     assert again.trained_steps == 0
     assert again.embedding == "cat_emb"
@@ -379,6 +383,18 @@ def test_an_embedding_of_somebody_else_is_not_overwritten(run, tmp_path):
     result = run(pivotal=TOK)
     assert result.name == "cat-2"
     assert (folder / "cat_emb.safetensors").read_bytes() == b"mine"
+
+
+def test_a_word_that_only_held_out_pictures_carry_is_refused_before_anything_is_read(tiny_run, tmp_path):
+    folder = tmp_path / "pictures"
+    tiny_run.draw_pictures(folder, captions=["nothing"] * 5)
+    dataset = tiny_run.tiny_dataset(tmp_path)
+    held_out = dataset.split(0.2)[1]
+    (folder / held_out.pictures[0].name).with_suffix(".txt").write_text("TOK")
+    model = tiny_run.TinyModel()
+    with pytest.raises(InputError, match="held-out"):
+        tiny_run.run_tiny(tmp_path, model=model, pivotal=TOK, validation={"validation_share": 0.2})
+    assert model.encoded_pictures == 0
 
 
 def test_a_word_in_no_caption_is_refused_before_anything_is_read(tiny_run, run, tmp_path):

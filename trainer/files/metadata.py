@@ -17,6 +17,7 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..data.captions import holds_trigger
 from ..data.dataset import TrainingSet
+from ..settings.part_rates import part_window
 from ..text.new_tokens import NewTokens
 from .kohya_metadata import (
     dataset_values,
@@ -148,7 +149,7 @@ def _modelspec(facts: RunFacts) -> dict[str, str]:
     finished = datetime.fromtimestamp(int(facts.finished_at), timezone.utc)
     values = {
         "sai_model_spec": "1.0.1",
-        "architecture": "stable-diffusion-xl-v1-base/lora",
+        "architecture": f"stable-diffusion-xl-v1-base/{_kind(facts)}",
         "implementation": "https://github.com/Stability-AI/generative-models",
         "title": facts.config.name,
         "resolution": f"{resolution}x{resolution}",
@@ -157,8 +158,13 @@ def _modelspec(facts: RunFacts) -> dict[str, str]:
     }
     if trigger:
         values["trigger_phrase"] = trigger
-        values["usage_hint"] = f"Put '{trigger}' into the prompt, strength 1.{_embedding_hint(facts)}"
+        strength = ", strength 1" if _kind(facts) == "lora" else ""
+        values["usage_hint"] = f"Put '{trigger}' into the prompt{strength}.{_embedding_hint(facts)}"
     return {f"modelspec.{key}": value for key, value in values.items()}
+
+
+def _kind(facts: RunFacts) -> str:
+    return "lora" if part_window(facts.config, "unet")[1] else "textual-inversion"
 
 
 def _trigger(facts: RunFacts) -> str:

@@ -1,9 +1,10 @@
 """What of the optimizer's settings has no effect, is unwise or cannot work together, in sentences."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..config import OptimizerConfig, ProdigyConfig, ScheduleConfig, TrainConfig
+from ..settings.part_rates import Part, part_window
 from .lr_schedule import num_warmup_steps, peak_learning_rate
 from .optimizer_kinds import PRODIGY_KINDS
 
@@ -18,6 +19,12 @@ USED_BY = {
 """The optimizers that have the setting; one that is not here, all have."""
 PRODIGY_USED_BY = {"decouple": ("prodigy",), "safeguard_warmup": ("prodigy",)}
 """Likewise; both Prodigies have the others."""
+_PARTS: Mapping[Part, str] = {
+    "unet": "the LoRA",
+    "clip_l": "clip_l",
+    "clip_g": "clip_g",
+    "tokens": "the tokens",
+}
 
 
 def optimizer_problems(config: TrainConfig) -> list[str]:
@@ -83,11 +90,24 @@ def _unused_by_schedule(config: TrainConfig) -> Iterable[str]:
         yield f"warmup_share has no effect: warmup_steps is {warmup_steps}"
     elif "warmup_share" in changed and schedule == "constant":
         yield "warmup_share has no effect: lr_schedule constant warms up only for warmup_steps"
-    if num_warmup_steps(config.steps, config) >= config.steps > 1:
-        yield (
-            f"the rate never reaches its peak: the warm-up (warmup_steps {warmup_steps}, warmup_share "
-            f"{config.schedule.warmup_share:g}) is as long as the run of {config.steps} steps"
-        )
+    yield from _below_the_peak(config)
+
+
+def _below_the_peak(config: TrainConfig) -> Iterable[str]:
+    """Parts that stop learning before their warm-up is over: the schedule runs over each one's own steps."""
+    lengths = {part: end - first for part in _PARTS for first, end in [part_window(config, part)]}
+    short = {part: n for part, n in lengths.items() if num_warmup_steps(n, config) >= n > 1}
+    if not short:
+        return
+    warmup = (
+        f"the warm-up (warmup_steps {config.optimizer.warmup_steps}, warmup_share "
+        f"{config.schedule.warmup_share:g})"
+    )
+    if {part: n for part, n in lengths.items() if n} == {"unet": config.steps}:
+        yield f"the rate never reaches its peak: {warmup} is as long as the run of {config.steps} steps"
+        return
+    of_parts = " and ".join(f"of {_PARTS[part]} ({n} steps)" for part, n in short.items())
+    yield f"the rate {of_parts} never reaches its peak: {warmup} takes as long"
 
 
 def _against_prodigy(config: TrainConfig) -> Iterable[str]:

@@ -4,6 +4,7 @@ Each dataclass checks its own values; here stand the pairs that only show once d
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,11 @@ from ..diffusion.noise_schedule import NoiseSchedule
 from ..diffusion.objective_checks import objective_notes, objective_problems
 from ..errors import InputError
 from ..optimization.optimizer_checks import optimizer_notes, optimizer_problems
+from ..settings.part_rates import part_window
+from ..text.new_tokens import NewTokens
 from ..text.text_checks import text_notes, text_problems
 from .milestones import Milestones
+from .previews import preview_prompts
 
 
 def check_combinations(
@@ -53,7 +57,7 @@ def check_combinations(
         *_prior_notes(config, dataset),
         *_checkpoint_notes(config),
         *_validation_notes(config, dataset),
-        *_preview_notes(config),
+        *_preview_notes(config, dataset),
         *_logging_notes(config),
     ]
 
@@ -146,28 +150,52 @@ def _validation_notes(config: TrainConfig, dataset: TrainingSet) -> Iterator[str
         yield "keep_best off has no effect: keep_last is 0, so every checkpoint is kept"
     if not validation.early_stop_patience:
         return
-    trained = dataset.split(validation.validation_share)[0]
-    an_epoch = trained.steps_per_epoch(config.batch_size, config.run.gradient_accumulation)
+    an_epoch = _trained(config, dataset).steps_per_epoch(config.batch_size, config.run.gradient_accumulation)
     every = Milestones.of(config, an_epoch).validate_every
     if not every:
         yield (
             "early_stop_patience has no effect: validate_every, save_every and save_every_epochs are 0, so "
             "the loss is measured before the first step and after the last alone"
         )
-    elif (validation.early_stop_patience + 1) * every >= config.steps:  # the first one is always the best
+        return
+    start = part_window(config, "unet")[0]
+    first = max(1, math.ceil(start / every)) * every  # no loss before it is missed: the first is always best
+    if first + validation.early_stop_patience * every >= config.steps:
+        counted = f", counted from step {start} on," if start else ""
         yield (
             f"early_stop_patience {validation.early_stop_patience} has no effect: with a measurement every "
-            f"{every} steps the run of {config.steps} ends before"
+            f"{every} steps{counted} the run of {config.steps} ends before"
         )
 
 
-def _preview_notes(config: TrainConfig) -> Iterator[str]:
+def _preview_notes(config: TrainConfig, dataset: TrainingSet) -> Iterator[str]:
     every = config.preview.preview_every
+    if every and not config.preview.prompts.strip():
+        yield from _caption_notes(config, dataset)
     if every > config.steps:
         yield (
             f"preview_every is {every}, more than the {config.steps} steps of the run: pictures are drawn "
             "before the first step and after the last alone"
         )
+
+
+def _caption_notes(config: TrainConfig, dataset: TrainingSet) -> Iterator[str]:
+    """A caption that previews are drawn with for want of prompts, and that lacks the new words."""
+    if not config.pivotal.is_on or config.pivotal.add_token:
+        return
+    new_tokens = NewTokens.parse(config.pivotal)
+    (prompt,) = preview_prompts(config.preview, _trained(config, dataset))
+    if not new_tokens.holds(prompt):
+        yield (
+            "previews are drawn with the first caption of the dataset, as there are no prompts, and it holds "
+            f"no {' or '.join(word for word, _ in new_tokens.words)}: the pictures will not show the subject"
+        )
+
+
+def _trained(config: TrainConfig, dataset: TrainingSet) -> TrainingSet:
+    """The pictures that are left when some are held out."""
+    share = config.validation.validation_share
+    return dataset.split(share)[0] if share else dataset
 
 
 def _logging_notes(config: TrainConfig) -> Iterator[str]:

@@ -23,7 +23,7 @@ from ..loop import StopEarly, run_steps
 from ..optimization.optimizers import require_optimizer
 from ..sdxl.model import TrainableModel
 from ..settings.part_rates import Part, part_optimizer, part_window
-from ..text.caption_checks import with_token
+from ..text.caption_checks import require_words, with_token
 from ..text.new_tokens import NewTokens
 from ..training import Training
 from .between_steps import BetweenSteps, HeldOut
@@ -83,6 +83,8 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
         for note in combination_notes:
             listener.note(note)
         pictures = RunPictures.of(job.dataset, job.config)
+        if job.config.pivotal.is_on:
+            require_words(pictures.trained, NewTokens.parse(job.config.pivotal))
         milestones = Milestones.of(job.config, pictures.steps_per_epoch(job.config))
         identity = _identity(job, model, milestones)
         words = _words(job.config)

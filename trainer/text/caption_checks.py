@@ -66,6 +66,42 @@ def _with_word(picture: Picture, word: str, new_tokens: NewTokens) -> Picture:
 
 
 def _require_words(dataset: TrainingSet, new_tokens: NewTokens) -> None:
+    absent = _absent(dataset, new_tokens)
+    if absent:
+        way_out = "write it into the captions where the subject is"
+        if absent[0] == new_tokens.words[0][0]:
+            way_out += ", or set add_token to on, which puts it in front"
+        raise InputError(
+            f"token {_quoted(absent)} stands in none of the dataset's captions, so nothing would learn it: "
+            f"{way_out}"
+        )
+
+
+def require_words(trained: TrainingSet, new_tokens: NewTokens) -> None:
+    """Hold the pictures that are left to train on against the words, once others have been held out.
+
+    Args:
+        trained: what `with_token` gave, without the held-out pictures.
+        new_tokens: the words.
+
+    Raises:
+        InputError: a word that only held-out pictures have in their captions.
+    """
+    absent = _absent(trained, new_tokens)
+    if not absent:
+        return
+    way_out = "lower validation_share, or write it into more captions"
+    captions = [caption for picture in trained.pictures for caption in picture.captions]
+    if absent[0] == new_tokens.words[0][0] and not all(map(new_tokens.holds, captions)):
+        way_out = "lower validation_share, or set add_token to on, which puts it in front of the others"
+    raise InputError(
+        f"the captions with token {_quoted(absent)} are all among the held-out pictures, so nothing would "
+        f"learn it: {way_out}"
+    )
+
+
+def _absent(dataset: TrainingSet, new_tokens: NewTokens) -> list[str]:
+    """The words that no caption of the dataset holds, in the order of the settings."""
     held = {
         tuple(piece)
         for picture in dataset.pictures
@@ -73,15 +109,11 @@ def _require_words(dataset: TrainingSet, new_tokens: NewTokens) -> None:
         for piece in new_tokens.pieces(caption)
         if isinstance(piece, list)
     }
-    absent = [word for word, _ in new_tokens.words if tuple(new_tokens.ids(word)) not in held]
-    if absent:
-        words = " and ".join(f"'{word}'" for word in absent)
-        way_out = "write it into the captions where the subject is"
-        if absent[0] == new_tokens.words[0][0]:
-            way_out += ", or set add_token to on, which puts it in front"
-        raise InputError(
-            f"token {words} stands in none of the dataset's captions, so nothing would learn it: {way_out}"
-        )
+    return [word for word, _ in new_tokens.words if tuple(new_tokens.ids(word)) not in held]
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return " and ".join(f"'{word}'" for word in words)
 
 
 def _class_notes(dataset: TrainingSet, new_tokens: NewTokens) -> Iterable[str]:

@@ -3,9 +3,11 @@ import dataclasses
 import pytest
 from sdxl_trainer.trainer.config import (
     OptimizerConfig,
+    PivotalConfig,
     ProdigyConfig,
     RunConfig,
     ScheduleConfig,
+    TextEncoderConfig,
     TrainConfig,
 )
 from sdxl_trainer.trainer.optimization.optimizer_kinds import KINDS
@@ -27,6 +29,8 @@ def a_config(steps=100, batch_size=1, accumulation=1, **settings):
         schedule=part(ScheduleConfig),
         prodigy=part(ProdigyConfig),
         run=RunConfig(gradient_accumulation=accumulation),
+        pivotal=PivotalConfig(**settings.get("pivotal", {})),
+        text_encoder=TextEncoderConfig(**settings.get("text_encoder", {})),
     )
 
 
@@ -99,6 +103,44 @@ def test_a_setting_without_effect_says_so(settings, words):
 )
 def test_a_setting_with_an_effect_is_passed_in_silence(settings):
     assert optimizer_notes(a_config(**settings)) == []
+
+
+TOKENS = {"token": "TOK", "ti_fraction": 0.5}
+EARLY_TEXT = {"train_text_encoder": "clip_l", "stop_fraction": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("warmup_steps", "settings", "parts"),
+    [
+        (10, {}, ""),
+        (6, {"pivotal": TOKENS}, "of the LoRA (5 steps) and of the tokens (5 steps)"),
+        (5, {"pivotal": TOKENS | {"ti_fraction": 0.4}}, "of the tokens (4 steps)"),
+        (5, {"pivotal": TOKENS | {"train_first": "tokens+lora"}}, "of the tokens (5 steps)"),
+        (10, {"pivotal": TOKENS | {"ti_fraction": 1.0}}, "of the tokens (10 steps)"),
+        (6, {"text_encoder": EARLY_TEXT}, "of clip_l (6 steps)"),
+    ],
+)
+def test_a_warm_up_is_held_against_the_steps_of_each_part(warmup_steps, settings, parts):
+    (note,) = optimizer_notes(a_config(10, warmup_steps=warmup_steps, **settings))
+    warmup = f"the warm-up (warmup_steps {warmup_steps}, warmup_share 0.05)"
+    if parts:
+        assert note == f"the rate {parts} never reaches its peak: {warmup} takes as long"
+    else:
+        assert note == f"the rate never reaches its peak: {warmup} is as long as the run of 10 steps"
+
+
+@pytest.mark.parametrize(
+    ("warmup_steps", "settings"),
+    [
+        (9, {}),
+        (4, {"pivotal": TOKENS}),
+        (5, {"pivotal": TOKENS | {"ti_fraction": 0.1}, "steps": 11}),  # one step of the tokens
+        (9, {"pivotal": TOKENS | {"ti_fraction": 1.0}}),
+        (5, {"text_encoder": EARLY_TEXT}),
+    ],
+)
+def test_a_warm_up_that_each_part_outlasts_is_passed_in_silence(warmup_steps, settings):
+    assert optimizer_notes(a_config(**{"steps": 10, "warmup_steps": warmup_steps, **settings})) == []
 
 
 def test_prodigy_plus_schedule_free_says_what_its_authors_advise():

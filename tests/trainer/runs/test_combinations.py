@@ -187,6 +187,71 @@ def test_an_epoch_without_the_held_out_pictures_is_counted_for_early_stop(sets):
     assert "every 30 steps" in said
 
 
+PATIENT = {"validation.validation_share": 0.2, "validation.validate_every": 10}
+
+
+@pytest.mark.parametrize(
+    ("pivotal", "patience", "start"),
+    [
+        ({}, 9, 0),  # measured at 10 and nine times more, of which the last is the end
+        ({"pivotal.token": "TOK"}, 5, 50),  # the LoRA's first step is 50: 50 + 5 * 10
+        ({"pivotal.token": "TOK", "pivotal.ti_fraction": 0.45}, 5, 45),  # measured at 50 for the first time
+        ({"pivotal.token": "TOK", "pivotal.ti_fraction": 0.05}, 9, 5),  # the first loss is always the best
+        ({"pivotal.token": "TOK", "pivotal.train_first": "tokens+lora"}, 9, 0),
+    ],
+)
+def test_patience_is_counted_from_the_first_step_of_the_lora(sets, pivotal, patience, start):
+    values = {**PATIENT, **pivotal}
+    assert notes(sets["plain"], values | {"validation.early_stop_patience": patience - 1}) == []
+    (said,) = notes(sets["plain"], values | {"validation.early_stop_patience": patience})
+    counted = f", counted from step {start} on," if start else ""
+    assert said == (
+        f"early_stop_patience {patience} has no effect: with a measurement every 10 steps{counted} the run "
+        "of 100 ends before"
+    )
+
+
+def test_without_a_lora_patience_is_counted_from_the_beginning(sets):
+    tokens_alone = {**PATIENT, "pivotal.token": "TOK", "pivotal.ti_fraction": 1.0}
+    assert len(notes(sets["plain"], tokens_alone | {"validation.early_stop_patience": 8})) == 1
+    said = notes(sets["plain"], tokens_alone | {"validation.early_stop_patience": 9})
+    assert [note.partition(":")[0] for note in said] == [
+        "the LoRA settings have no effect",
+        "early_stop_patience 9 has no effect",
+    ]
+
+
+def test_previews_of_a_caption_without_the_word_are_warned_of(sets):
+    values = {"pivotal.token": "TOK, OHWX", "preview.preview_every": 50}
+    (said,) = notes(sets["plain"], values)
+    assert said == (
+        "previews are drawn with the first caption of the dataset, as there are no prompts, and it holds no "
+        "TOK or OHWX: the pictures will not show the subject"
+    )
+    first, *others = sets["plain"].pictures
+    taught = replace(sets["plain"], pictures=(replace(first, captions=("an ohwx",)), *others))
+    assert notes(taught, values) == []
+    assert notes(sets["plain"], values | {"preview.prompts": "a tok"}) == []
+    assert notes(sets["plain"], values | {"preview.preview_every": 0}) == []
+    assert notes(sets["plain"], values | {"pivotal.add_token": True}) == []  # before it is drawn
+    assert notes(sets["plain"], {"preview.preview_every": 50}) == []
+
+
+def test_the_caption_of_previews_is_one_that_is_trained_on(sets):
+    values = {"pivotal.token": "TOK", "preview.preview_every": 50, "validation.validation_share": 0.25}
+    (trained, *_), held_out = (part.pictures for part in sets["plain"].split(0.25))
+
+    def captioned(names):
+        pictures = sets["plain"].pictures
+        return replace(
+            sets["plain"],
+            pictures=tuple(replace(p, captions=("a tok",)) if p.name in names else p for p in pictures),
+        )
+
+    assert notes(captioned({trained.name}), values) == []
+    assert len(notes(captioned({picture.name for picture in held_out}), values)) == 1
+
+
 def test_sentences_are_short_and_end_open(sets):
     for dataset, values, _, _ in WITHOUT_EFFECT:
         for sentence in notes(sets[dataset], values):

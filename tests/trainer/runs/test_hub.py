@@ -177,7 +177,8 @@ def test_new_words_go_with_the_lora_and_their_card_says_how_to_load_them(tiny_ru
     assert server.files["cat_emb.safetensors"] == (tmp_path / "embeddings/cat_emb.safetensors").read_bytes()
     card = server.files["README.md"].decode()
     assert 'instance_prompt: "a photo of TOK"' in card
-    assert "Put `cat_emb.safetensors` into `models/embeddings`, and write `embedding:cat_emb`" in card
+    assert "`cat_emb.safetensors` into `models/embeddings`" in card
+    assert "with *Load LoRA*, strength 1, and write `embedding:cat_emb` in place of `TOK`" in card
     code = card.partition("```python\n")[2].partition("```")[0]
     compile(code, "card", "exec")
     assert 'words = load_file(hf_hub_download("somebody/cat", "cat_emb.safetensors"))' in code

@@ -7,7 +7,7 @@ import pytest
 from sdxl_trainer.trainer.config import DatasetConfig, PivotalConfig
 from sdxl_trainer.trainer.data.training_set import Picture, TrainingSet, Variant
 from sdxl_trainer.trainer.errors import InputError
-from sdxl_trainer.trainer.text.caption_checks import with_token, word_notes
+from sdxl_trainer.trainer.text.caption_checks import require_words, with_token, word_notes
 from sdxl_trainer.trainer.text.new_tokens import NewTokens
 
 TOK = NewTokens((("TOK", 2),))
@@ -78,6 +78,31 @@ def test_each_of_several_words_must_stand_somewhere(add_token):
         with_token(pictures("TOK, a cat"), BOTH, add_token)
     assert "add_token" not in str(refused.value)  # it would put the other one in front
     assert with_token(pictures("TOK, a cat", "a cat, sty"), BOTH, add_token)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("others", "way_out"),
+    [
+        ("a cat", "lower validation_share, or set add_token to on, which puts it in front of the others"),
+        ("a sty", "lower validation_share, or write it into more captions"),  # add_token would leave them
+    ],
+)
+def test_a_word_that_only_held_out_pictures_have_is_refused(others, way_out):
+    (name,) = (picture.name for picture in pictures(*"abcd").split(0.25)[1].pictures)
+    captions = ["TOK, a sty" if f"{i}.png" == name else others for i in range(4)]
+    dataset, _ = with_token(pictures(*captions), BOTH, False)
+    trained, held_out = dataset.split(0.25)
+    assert captions_of(held_out) == [("TOK, a sty",)]
+    with pytest.raises(InputError) as refused:
+        require_words(trained, BOTH)
+    absent = "'TOK' and 'STY'" if others == "a cat" else "'TOK'"
+    assert str(refused.value) == (
+        f"the captions with token {absent} are all among the held-out pictures, so nothing would learn it: "
+        f"{way_out}"
+    )
+    require_words(dataset, BOTH)
+    added, _ = with_token(pictures(*captions), TOK, True)
+    require_words(added.split(0.25)[0], TOK)
 
 
 def test_class_images_are_left_alone_but_should_not_call_up_the_subject():
