@@ -9,22 +9,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from ..config import TrainConfig
 from ..errors import CancelledError, InputError
 from ..events import Listener
 from ..files.metadata import FINGERPRINT_KEY, RunFacts, build_metadata
-from ..files.run_name import check_run_name, file_within
 from ..loop import StopEarly, run_steps
-from ..optimization.optimizers import require_optimizer
 from ..sdxl.model import TrainableModel
-from ..settings.part_rates import Part, part_optimizer, part_window
-from ..text.caption_checks import require_words, with_token
-from ..text.new_tokens import NewTokens
 from ..training import Training
 from .between_steps import BetweenSteps, HeldOut
 from .checkpoint import (
@@ -33,13 +26,11 @@ from .checkpoint import (
     list_states,
     load_newest_state,
     load_state,
-    tensors_digest,
 )
-from .combinations import check_combinations
 from .hub import push_once
 from .job import Job, Result
 from .metrics_log import MetricsLog, logged_held_out_losses, logged_losses
-from .milestones import Milestones
+from .preparation import prepare
 from .previews import Previewer
 from .result_files import require_same_files
 from .run_folder import (
@@ -50,7 +41,6 @@ from .run_folder import (
     record_run,
     written_as,
 )
-from .run_identity import Identity, run_identity
 from .run_lock import lock_run
 from .run_record import RunRecord
 from .run_report import RunOutcome, describe_run
@@ -72,68 +62,23 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
         CancelledError: the listener asked to stop; finished steps are saved.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        name = check_run_name(job.config.name)
-        for part in get_args(Part):
-            if part_window(job.config, part)[1]:
-                require_optimizer(part_optimizer(job.config, part).optimizer, model.device)
-        starts_from_lora = job.initial_lora is not None
-        combination_notes = check_combinations(job.config, job.dataset, model.schedule, starts_from_lora)
-        job, caption_notes = _with_token(job)
-        combination_notes = [*combination_notes, *caption_notes]
-        for note in combination_notes:
-            listener.note(note)
-        pictures = RunPictures.of(job.dataset, job.config)
-        if job.config.pivotal.is_on:
-            require_words(pictures.trained, NewTokens.parse(job.config.pivotal))
-        milestones = Milestones.of(job.config, pictures.steps_per_epoch(job.config))
-        identity = _identity(job, model, milestones)
-        words = _words(job.config)
-        words_folder = (job.embeddings_folder or job.loras_folder) if words else None
-        for folder in filter(None, (job.loras_folder, job.run_folder, words_folder)):
-            with must_be_writable(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-        file_within(job.loras_folder, f"{name}.safetensors")
-        asked = RunFiles(name, job.loras_folder, file_within(job.run_folder, name), words_folder, words)
-        files, notes = choose_run(asked, identity, job.config.resume, job.config.run.resume_from_step)
+        prepared = prepare(job, model, listener)
+        job, identity = prepared.job, prepared.identity
+        files, notes = choose_run(
+            prepared.asked, identity, job.config.resume, job.config.run.resume_from_step
+        )
         with must_be_writable(job.run_folder):
             files.folder.mkdir(exist_ok=True)
         with lock_run(files.folder):
-            course = Course(identity.fingerprint, milestones, HeldOutLosses())
-            run = _Run(job, pictures, model, listener, files, course)
-            run.notes += [*notes, *pictures.notes, *combination_notes]
+            course = Course(identity.fingerprint, prepared.milestones, HeldOutLosses())
+            run = _Run(job, prepared.pictures, model, listener, files, course)
+            run.notes += [*notes, *prepared.pictures.notes, *prepared.notes]
             if is_finished(files, identity.fingerprint) and run.is_written_as_asked():
                 return run.reloaded()
             with must_be_writable(files.folder):
                 files.remove_leftovers()
                 record_run(files, run.config, identity)
             return run.train()
-
-
-def _words(config: TrainConfig) -> tuple[str, ...]:
-    return tuple(word for word, _ in NewTokens.parse(config.pivotal).words) if config.pivotal.is_on else ()
-
-
-def _with_token(job: Job) -> tuple[Job, list[str]]:
-    """The job with captions that hold the new word, and sentences about those that do not.
-
-    Raises:
-        InputError: none of them does.
-    """
-    pivotal = job.config.pivotal
-    if not pivotal.is_on:
-        return job, []
-    dataset, notes = with_token(job.dataset, NewTokens.parse(pivotal), pivotal.add_token)
-    return replace(job, dataset=dataset), notes
-
-
-def _identity(job: Job, model: TrainableModel, milestones: Milestones) -> Identity:
-    return run_identity(
-        job.config,
-        (job.dataset.fingerprint, job.dataset.config),
-        (model.fingerprint, model.title),
-        milestones.validate_every,
-        tensors_digest(job.initial_lora.tensors) if job.initial_lora else "",
-    )
 
 
 class _Run:
