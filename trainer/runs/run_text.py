@@ -51,7 +51,8 @@ def open_text(
         return RunText()
     encoders = stack.enter_context(model.open_text_encoders())
     new_tokens = NewTokens.parse(config.pivotal) if config.pivotal.is_on else None
-    tokens, parts, notes = None, [], []
+    parts: list[TrainedPart] = []
+    notes: list[str] = []
     if new_tokens is not None:
         tokens = attach_new_tokens(encoders, new_tokens, config.pivotal, config.seed)
         stack.callback(tokens.detach)
@@ -70,7 +71,7 @@ def open_text(
         part.starts_from_file = initial_lora is not None
         parts.append(part)
         adapters[name] = adapter
-    trained = TrainedText(encoders, (adapters, tokens), new_tokens, captions, listener, stack.close)
+    trained = TrainedText(encoders, adapters, new_tokens, captions, listener, stack.close)
     if config.prior.prior_preservation == "base_model":
         trained.prepare_base([config.prior.class_prompt])
     return RunText(trained, tuple(parts), tuple(notes))

@@ -14,14 +14,12 @@ from ..events import Listener
 from ..sdxl.model import TextEncoders
 from ..sdxl.text_encoder import SDXLTextEncoder
 from .new_tokens import NewTokens
-from .token_vectors import TokenVectors
+
+EncodePrompts = Callable[[SDXLTextEncoder], Any]
 
 
 class _AskedToStopError(Exception):
     """Between two captions: the listener wants to stop."""
-
-
-EncodePrompts = Callable[[SDXLTextEncoder], Any]
 
 
 class TrainedText:
@@ -34,8 +32,7 @@ class TrainedText:
     Args:
         encoders: open, private; adapters and tokens are in them.
         adapters: by "clip_l" and "clip_g", those there are.
-        tokens: the new vectors, if any.
-        new_tokens: what they stand for.
+        new_tokens: whose vectors are in the encoders, if any.
         captions: every caption of the run.
         listener: hears of the last encoding.
         release: takes everything off the encoders and lets them go.
@@ -44,13 +41,13 @@ class TrainedText:
     def __init__(
         self,
         encoders: TextEncoders,
-        learners: tuple[Mapping[str, Adapter], TokenVectors | None],
+        adapters: Mapping[str, Adapter],
         new_tokens: NewTokens | None,
         captions: Collection[str],
         listener: Listener,
         release: Callable[[], None],
     ) -> None:
-        self.adapters, self.tokens = dict(learners[0]), learners[1]
+        self.adapters = dict(adapters)
         self._encoder: SDXLTextEncoder | None = SDXLTextEncoder(encoders, new_tokens)
         self.new_tokens = new_tokens
         self._captions = set(captions)
@@ -138,7 +135,7 @@ class TrainedText:
             return
         self._table = table.to(self._device, dtype)
         self._base = self._base.to(self._device, dtype)
-        self._encoder, self.tokens, self._networks = None, None, ()
+        self._encoder, self._networks = None, ()
         self.adapters.clear()
         self._release()
 
