@@ -56,7 +56,7 @@ class WordVectors:
     def split(cls, vectors: Mapping[str, Tensor], new_tokens: NewTokens) -> "WordVectors":
         """Of the rows of all words, (n, width) for each encoder: each word its own, float32 on the CPU."""
         found = {}
-        for word, _ in new_tokens.words:
+        for word in new_tokens.names:
             rows = new_tokens.rows(word)
             found[word] = {key: plain_copy(vectors[key][rows.start : rows.stop]) for key in ENCODERS}
         return cls(found)

@@ -170,9 +170,8 @@ def _kind(facts: RunFacts) -> str:
 def _trigger(facts: RunFacts) -> str:
     """What a prompt must hold: the dataset's trigger words, and the new words; "" for nothing."""
     trigger = facts.dataset.trigger_words
-    if not facts.config.pivotal.is_on:
-        return trigger
-    words = [word for word, _ in NewTokens.parse(facts.config.pivotal).words]
+    new_tokens = NewTokens.of(facts.config.pivotal)
+    words = () if new_tokens is None else new_tokens.names
     return ", ".join(filter(None, [trigger, *(word for word in words if not holds_trigger(trigger, word))]))
 
 
@@ -180,7 +179,7 @@ def _embedding_hint(facts: RunFacts) -> str:
     """How programs that do not know the new words say them: by the file they lie in."""
     if not facts.config.pivotal.is_on:
         return ""
-    words = [word for word, _ in NewTokens.parse(facts.config.pivotal).words]
+    words = NewTokens.parse(facts.config.pivotal).names
     stem = f"{facts.config.name}_emb"
     names = [stem] if len(words) == 1 else [f"{stem}_{word.lower()}" for word in words]
     written = ", ".join(f"embedding:{name}" for name in names)

@@ -188,7 +188,7 @@ def _caption_notes(config: TrainConfig, dataset: TrainingSet) -> Iterator[str]:
     if not new_tokens.holds(prompt):
         yield (
             "previews are drawn with the first caption of the dataset, as there are no prompts, and it holds "
-            f"no {' or '.join(word for word, _ in new_tokens.words)}: the pictures will not show the subject"
+            f"no {' or '.join(new_tokens.names)}: the pictures will not show the subject"
         )
 
 

@@ -118,7 +118,7 @@ def _word_files(config: TrainConfig, metadata: Mapping[str, str]) -> dict[str, s
     """Each new word and the name of its own embedding file, without ending."""
     if EMBEDDING_KEY not in metadata:
         return {}
-    stem, words = metadata[EMBEDDING_KEY], [word for word, _ in NewTokens.parse(config.pivotal).words]
+    stem, words = metadata[EMBEDDING_KEY], NewTokens.parse(config.pivotal).names
     return {word: stem if len(words) == 1 else word_stem(stem, word) for word in words}
 
 

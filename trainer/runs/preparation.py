@@ -52,7 +52,7 @@ def prepare(job: Job, model: TrainableModel, listener: Listener) -> Prepared:
         if part_window(config, part)[1]:
             require_optimizer(part_optimizer(config, part).optimizer, model.device)
     notes = check_combinations(config, job.dataset, model.schedule, job.initial_lora is not None)
-    new_tokens = NewTokens.parse(config.pivotal) if config.pivotal.is_on else None
+    new_tokens = NewTokens.of(config.pivotal)
     if new_tokens is not None:
         dataset, caption_notes = with_token(job.dataset, new_tokens, config.pivotal.add_token)
         job, notes = replace(job, dataset=dataset), [*notes, *caption_notes]
@@ -77,7 +77,7 @@ def _identity(job: Job, model: TrainableModel, milestones: Milestones) -> Identi
 
 
 def _files(job: Job, name: str, new_tokens: NewTokens | None) -> RunFiles:
-    words = () if new_tokens is None else tuple(word for word, _ in new_tokens.words)
+    words = () if new_tokens is None else new_tokens.names
     words_folder = (job.embeddings_folder or job.loras_folder) if words else None
     for folder in filter(None, (job.loras_folder, job.run_folder, words_folder)):
         with must_be_writable(folder):

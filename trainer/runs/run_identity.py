@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import DatasetConfig, TrainConfig
-from ..settings.part_rates import part_optimizer
+from ..settings.part_rates import part_optimizer, text_rank
 
 RECIPE = 2
 """Counts up whenever the same settings no longer give the same numbers."""
@@ -90,13 +90,12 @@ def _text_settings(config: TrainConfig) -> dict[str, Any]:
             f"{name}_learning_rate": part_optimizer(config, name).learning_rate
             for name in config.text_encoder.trained
         }
-        rank = config.text_encoder.text_encoder_rank or config.lora.rank
         found["text_encoder"] = {
             **dataclasses.asdict(config.text_encoder),
             "clip_l_learning_rate": 0.0,
             "clip_g_learning_rate": 0.0,
             **rates,
-            "text_encoder_rank": rank,
+            "text_encoder_rank": text_rank(config),
         }
     if config.pivotal.is_on:
         optimizer = part_optimizer(config, "tokens")

@@ -10,7 +10,7 @@ from ..config import TrainConfig
 from ..events import Listener
 from ..files.lora_file import LoRAFile
 from ..sdxl.model import TrainableModel
-from ..settings.part_rates import part_window, text_end_step
+from ..settings.part_rates import part_window, text_end_step, text_rank
 from ..text.new_tokens import NewTokens
 from ..text.token_vectors import attach_new_tokens
 from ..text.trained_text import TrainedText
@@ -50,7 +50,7 @@ def open_text(
     if not text_end_step(config):
         return RunText()
     encoders = stack.enter_context(model.open_text_encoders())
-    new_tokens = NewTokens.parse(config.pivotal) if config.pivotal.is_on else None
+    new_tokens = NewTokens.of(config.pivotal)
     parts: list[TrainedPart] = []
     notes: list[str] = []
     if new_tokens is not None:
@@ -59,7 +59,7 @@ def open_text(
         parts.append(TrainedPart.of("tokens", tokens, config))
         parts[-1].after_update = tokens.keep_norms
     adapters: dict[str, Adapter] = {}
-    rank = config.text_encoder.text_encoder_rank or config.lora.rank
+    rank = text_rank(config)
     for name, encoder in (("clip_l", encoders.clip_l), ("clip_g", encoders.clip_g)):
         if not part_window(config, name)[1]:
             continue

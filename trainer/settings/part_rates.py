@@ -63,6 +63,11 @@ def _token_optimizer(config: TrainConfig) -> OptimizerConfig:
     )
 
 
+def text_rank(config: TrainConfig) -> int:
+    """Rank of the text encoders' LoRAs."""
+    return config.text_encoder.text_encoder_rank or config.lora.rank
+
+
 def pivot_step(config: TrainConfig) -> int:
     """Optimizer steps after which the tokens stay as they are; 0 without tokens."""
     if not config.pivotal.is_on:

@@ -34,7 +34,7 @@ def with_token(dataset: TrainingSet, new_tokens: NewTokens, add_token: bool) -> 
         InputError: a word that no caption holds.
     """
     notes: list[str] = []
-    names = " or ".join(word for word, _ in new_tokens.words)
+    names = " or ".join(new_tokens.names)
     captions = [caption for picture in dataset.pictures for caption in picture.captions]
     lacking = [
         picture.name
@@ -109,7 +109,7 @@ def _absent(dataset: TrainingSet, new_tokens: NewTokens) -> list[str]:
         for piece in new_tokens.pieces(caption)
         if isinstance(piece, list)
     }
-    return [word for word, _ in new_tokens.words if tuple(new_tokens.ids(word)) not in held]
+    return [word for word in new_tokens.names if tuple(new_tokens.ids(word)) not in held]
 
 
 def _quoted(words: Iterable[str]) -> str:
@@ -120,7 +120,7 @@ def _class_notes(dataset: TrainingSet, new_tokens: NewTokens) -> Iterable[str]:
     pictures = dataset.class_set.pictures if dataset.class_set else ()
     holding = sum(new_tokens.holds(caption) for picture in pictures for caption in picture.captions)
     if holding:
-        names = " or ".join(word for word, _ in new_tokens.words)
+        names = " or ".join(new_tokens.names)
         yield f"{holding} class captions hold {names}, which calls up the subject: call the class without it"
 
 
@@ -132,7 +132,7 @@ def word_notes(config: PivotalConfig, new_tokens: NewTokens) -> list[str]:
     """
     tokenizer = _tokenizer()
     notes = []
-    for word, _ in new_tokens.words:
+    for word in new_tokens.names:
         pieces = [_text_of(token) for token in tokenizer.ids(word)]
         if len(pieces) == 1 and _is_common(word, tokenizer.ids(word)[0]):
             notes.append(

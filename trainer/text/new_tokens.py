@@ -45,6 +45,16 @@ class NewTokens:
         refuse(TITLE, [_size_problem(sum(numbers))])
         return cls(tuple(zip(words, numbers, strict=True)))
 
+    @classmethod
+    def of(cls, config: PivotalConfig) -> "NewTokens | None":
+        """As `parse`; None for settings that name no word."""
+        return cls.parse(config) if config.is_on else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The words alone."""
+        return tuple(word for word, _ in self.words)
+
     @property
     def total(self) -> int:
         """Rows of the trained vectors."""
@@ -73,20 +83,20 @@ class NewTokens:
             return [text] if text else []
         parts: list[str | list[int]] = []
         end = 0
-        for found in _pattern(self._names).finditer(text):
+        for found in _pattern(self._by_length).finditer(text):
             # by the number of the group, which does not ask what counts as the same letter
-            parts += [text[end : found.start()], self.ids(self._names[(found.lastindex or 0) - 1])]
+            parts += [text[end : found.start()], self.ids(self._by_length[(found.lastindex or 0) - 1])]
             end = found.end()
         return [part for part in [*parts, text[end:]] if part]
 
     def holds(self, caption: str) -> bool:
         """Whether any of the words stands in the caption."""
-        return bool(self.words) and _pattern(self._names).search(caption) is not None
+        return bool(self.words) and _pattern(self._by_length).search(caption) is not None
 
     @property
-    def _names(self) -> tuple[str, ...]:
+    def _by_length(self) -> tuple[str, ...]:
         """Longest first, so that TOK-2 is not read as TOK."""
-        return tuple(sorted((word for word, _ in self.words), key=len, reverse=True))
+        return tuple(sorted(self.names, key=len, reverse=True))
 
 
 def initial_words(config: PivotalConfig, new_tokens: NewTokens) -> tuple[str, ...]:
@@ -98,7 +108,7 @@ def initial_words(config: PivotalConfig, new_tokens: NewTokens) -> tuple[str, ..
     if not config.initial_words.strip():
         return ("",) * len(new_tokens.words)
     entries = _entries(config.initial_words)
-    words = [word for word, _ in new_tokens.words]
+    words = new_tokens.names
     refuse(TITLE, [_entries_problem(entries, words, config.initial_words)])
     return tuple(entries)
 

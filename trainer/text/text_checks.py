@@ -167,7 +167,7 @@ def _prompt_notes(config: TrainConfig) -> Iterator[str]:
     if not config.pivotal.is_on:
         return
     new_tokens = NewTokens.parse(config.pivotal)
-    names = " or ".join(word for word, _ in new_tokens.words)
+    names = " or ".join(new_tokens.names)
     prompts = [line for line in config.preview.prompts.splitlines() if line.strip()]
     if prompts and not any(new_tokens.holds(prompt) for prompt in prompts):
         yield f"the prompts of the preview settings hold no {names}: the pictures will not show the subject"
