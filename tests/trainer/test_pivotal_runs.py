@@ -376,6 +376,30 @@ def test_a_lost_embedding_is_written_again_without_training(run, tmp_path):
     assert again.embeddings[0].read_bytes() == before
 
 
+WORDS = {**TOK, "token": "TOK, sitting", "new_tokens": "2, 3"}
+
+
+@pytest.mark.parametrize("lost", ["cat_emb", "cat_emb_sitting"])
+def test_each_lost_embedding_of_several_is_written_again(run, lost):
+    result = run(pivotal=WORDS)
+    (path,) = [path for path in result.embeddings if path.stem == lost]
+    before = path.read_bytes()
+    path.unlink()
+    again = run(pivotal=WORDS)
+    assert (again.trained_steps, again.embedding) == (0, "cat_emb_tok, cat_emb_sitting")
+    assert path.read_bytes() == before
+
+
+def test_words_that_are_nowhere_any_more_are_learned_anew(run, tmp_path):
+    result = run(pivotal=TOK)
+    before = result.embeddings[0].read_bytes()
+    for path in (*result.embeddings, *list_states(tmp_path / "a" / "runs" / "cat" / "state")):
+        path.unlink()
+    again = run(pivotal=TOK)
+    assert (again.name, again.trained_steps) == ("cat", STEPS)
+    assert again.embeddings[0].read_bytes() == before
+
+
 def test_an_embedding_of_somebody_else_is_not_overwritten(run, tmp_path):
     folder = tmp_path / "a" / "embeddings"
     folder.mkdir(parents=True)

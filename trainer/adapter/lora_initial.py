@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..files.embedding_file import WORDS_KEY
 from ..files.lora_file import LoRAFile
 from ..files.lora_layout import family_problem, layout_problem
 from ..files.lora_names import UNET_PREFIX, to_kohya_names
@@ -54,6 +55,11 @@ def load_initial(
         InputError: the file is damaged, of another kind or larger rank, or has layers that do not learn here.
     """
     lora = _checked(lora, name)
+    if lora.embeddings and not lora.names:
+        raise InputError(
+            f"initial LoRA: {name} holds new words and no layers, so there is nothing to start from: put "
+            "Apply LoRA in front of the trainer to train on a model that knows them"
+        )
     prefixes = (UNET_PREFIX, *(TEXT_PREFIXES[encoder] for encoder in trained_text))
     if not any(key.startswith(prefixes) for key in lora.names):
         raise InputError(f"initial LoRA: {name} holds no layer of the {_trained(trained_text)}")
@@ -194,6 +200,9 @@ def _left_out(
         trained = " and ".join(["the UNet", *(f"the {_TITLES[encoder]}" for encoder in trained_text)])
         only = f"only {trained} {'are' if trained_text else 'is'} trained"
         notes.append(f"{num_elsewhere} layers of {name} outside the UNet were left out: {only}")
-    if lora.embeddings:
-        notes.append(f"the new tokens that {name} carries were left out: new tokens start from initial_words")
+    if lora.embeddings or WORDS_KEY in lora.metadata:
+        notes.append(
+            f"the new words that {name} was trained with were left out, captions read them as plain text: to "
+            "go on with them, put Apply LoRA in front of the trainer in place of initial_lora"
+        )
     return notes

@@ -197,8 +197,8 @@ def read_words(lora: LoRAFile, find: Callable[[str], Path | None]) -> WordVector
     if path is None:
         raise InputError(
             f"the LoRA was trained with the new {_named(names)}, whose vectors are in the file "
-            f"{stem}.safetensors, which is not among the embeddings: put it there, or use a LoRA with the "
-            "embedding in it"
+            f"{stem}.safetensors, which is not among the embeddings: put it there (ComfyUI: "
+            "models/embeddings), or use a LoRA with the embedding in it"
         )
     vectors = _read_embedding(path, sum(count for _, _, count in rows))
     return WordVectors(

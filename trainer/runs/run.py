@@ -107,9 +107,11 @@ class _Run:
         run, pivotal, written = self.config.run, self.config.pivotal, written_as(self.files)
         has_form = written.precision in ("", run.save_precision)
         has_copy = self.files.diffusers_lora.exists() or not run.save_diffusers
-        has_words = not pivotal.is_on or bool(self.files.embeddings_beside(self.files.lora))
+        has_words = all(path.exists() for path in self.files.embeddings_of(self.files.lora))
         has_bundle = written.has_bundle or not pivotal.bundle
-        return (has_form and has_copy and has_words and has_bundle) or not list_states(self.files.state)
+        if list_states(self.files.state):
+            return has_form and has_copy and has_words and has_bundle
+        return has_words or written.has_bundle  # words that are nowhere else are learned anew
 
     def reloaded(self) -> Result:
         """The result of a run that was finished before."""

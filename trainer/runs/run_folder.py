@@ -63,17 +63,20 @@ class RunFiles:
     def words_folder(self) -> Path:
         return self.embeddings_folder or self.loras_folder
 
-    def embeddings_beside(self, lora: Path) -> list[Path]:
-        """The embedding files that are there of a LoRA of this run: of all words, then of each of several."""
+    def embeddings_of(self, lora: Path) -> list[Path]:
+        """The embedding files that belong to a LoRA of this run: of all words, then of each of several."""
         stem = f"{lora.stem}_emb"
         stems = [stem, *(word_stem(stem, word) for word in self.words if len(self.words) > 1)]
-        paths = [self.words_folder / f"{stem}.safetensors" for stem in stems if self.words]
-        return [path for path in paths if path.exists()]
+        return [self.words_folder / f"{stem}.safetensors" for stem in stems if self.words]
+
+    def embeddings_beside(self, lora: Path) -> list[Path]:
+        """Those of them that are there."""
+        return [path for path in self.embeddings_of(lora) if path.exists()]
 
     def words_of(self, lora: Path) -> list[str]:
-        """What a prompt writes after `embedding:` for each word; not the file of several together."""
-        names = [path.stem for path in self.embeddings_beside(lora)]
-        return names[1:] or names
+        """What a prompt writes after `embedding:` for each word that is there; not the file of several."""
+        paths = self.embeddings_of(lora)
+        return [path.stem for path in paths[1:] or paths if path.exists()]
 
     @property
     def state(self) -> Path:

@@ -103,6 +103,7 @@ def resolve(preset: str, widgets: Widgets, settings: Settings, dataset: Training
             hold a part out.
     """
     recipe = find_preset(preset)
+    _require_one_token(widgets, settings)
     sections: dict[str, Any] = {}
     for name in SECTIONS:
         plugged = getattr(settings, name)
@@ -164,6 +165,21 @@ def explain(preset: str, widgets: Widgets, settings: Settings, dataset: Training
     origin = "node" if widgets.steps or widgets.epochs else f"preset {preset}"
     lines.append(f"steps {steps} ({origin}{': ' if arithmetic else ''}{arithmetic})")
     return [*lines, *_preset_notes(preset, recipe, config)]
+
+
+def _require_one_token(widgets: Widgets, settings: Settings) -> None:
+    """Words in two places, of which one would silently win.
+
+    Raises:
+        InputError: they differ.
+    """
+    plugged = "" if settings.pivotal is None else settings.pivotal.token
+    own, other = ([word.strip().lower() for word in text.split(",")] for text in (widgets.token, plugged))
+    if any(own) and any(other) and own != other:
+        raise InputError(
+            f"token is '{widgets.token}' on the trainer itself and '{plugged}' in the pivotal settings: "
+            "empty one of them, or write the same into both"
+        )
 
 
 def _set_widgets(widgets: Widgets) -> list[tuple[str, str, Any]]:

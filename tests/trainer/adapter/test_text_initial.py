@@ -139,9 +139,21 @@ def test_words_of_the_file_are_left_out_with_a_note(make):
     vectors = {"clip_l": torch.ones(2, 16), "clip_g": torch.ones(2, 24)}
     words = bundle("old_emb", vectors, NewTokens((("TOK", 2),)))
     adapter = make("unet")
-    notes = load_initial(adapter, LoRAFile(file.tensors | words, {}), "old")
-    assert notes[1:] == ["the new tokens that old carries were left out: new tokens start from initial_words"]
-    assert adapter.num_still() == 0
+    told = (
+        "the new words that old was trained with were left out, captions read them as plain text: to go on "
+        "with them, put Apply LoRA in front of the trainer in place of initial_lora"
+    )
+    for lora in (LoRAFile(file.tensors | words, {}), LoRAFile(file.tensors, {"sdxl_trainer_words": "[]"})):
+        assert load_initial(adapter, lora, "old")[1:] == [told]
+        assert adapter.num_still() == 0
+
+
+def test_words_alone_are_nothing_to_start_from(make):
+    words = bundle(
+        "old_emb", {"clip_l": torch.ones(2, 16), "clip_g": torch.ones(2, 24)}, NewTokens((("TOK", 2),))
+    )
+    with pytest.raises(InputError, match=r"old holds new words and no layers.* put Apply LoRA in front"):
+        load_initial(make("unet"), LoRAFile(words, {}), "old")
 
 
 def test_a_larger_rank_names_the_setting_of_the_text_encoders(make):

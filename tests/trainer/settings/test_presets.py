@@ -265,7 +265,7 @@ def test_without_a_token_nothing_of_pivotal_tuning_acts_and_the_recipe_says_so()
 
 
 def test_token_widgets_beat_the_pivotal_settings():
-    settings = Settings(pivotal=PivotalConfig(token="STY", new_tokens="4", norm_pull=0.5, learning_rate=1e-3))
+    settings = Settings(pivotal=PivotalConfig(token="tok", new_tokens="4", norm_pull=0.5, learning_rate=1e-3))
     config = resolved("face", pictures(10), settings)
     assert config.pivotal == settings.pivotal
     widgets = {"token": "TOK", "new_tokens": 3, "ti_fraction": 0.25, "token_learning_rate": 2e-3}
@@ -389,3 +389,17 @@ def test_a_recipes_repeats_become_the_datasets_where_it_has_none(tmp_path, tiny_
         for one in (dataset, prepared("kohya_avatar", dataset))
     ]
     assert alike[0] == alike[1]
+
+
+@pytest.mark.parametrize("plugged", ["zorp", "TOK, zorp"])
+def test_words_in_two_places_that_differ_are_refused(plugged):
+    settings = Settings(pivotal=PivotalConfig(token=plugged))
+    with pytest.raises(InputError, match=f"token is 'TOK' on the trainer itself and '{plugged}' in the"):
+        resolved("person", pictures(10), settings, token="TOK")
+
+
+@pytest.mark.parametrize(("own", "plugged"), [("TOK", "tok"), ("", "zorp"), ("TOK", ""), ("a,b", "A, b")])
+def test_the_same_words_twice_or_in_one_place_are_right(own, plugged):
+    settings = Settings(pivotal=PivotalConfig(token=plugged))
+    config = resolved("person", pictures(10), settings, token=own)
+    assert config.pivotal.token == (own or plugged)
