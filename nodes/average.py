@@ -1,7 +1,7 @@
 """AverageLoRAs: several checkpoints of a run as one LoRA file, their changes averaged."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
@@ -20,6 +20,9 @@ from .lora_checkpoints import (
 )
 from .lora_model import TrainedLoRA, read_tensors
 from .widgets import CATEGORY
+
+if TYPE_CHECKING:
+    from .comfy_bridge.lora_words import LoRAWords
 
 
 class AverageLoRAs(io.ComfyNode):
@@ -54,6 +57,7 @@ class AverageLoRAs(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..trainer.files.averaged_file import write_average
         from ..trainer.files.lora_file import read_lora
+        from .comfy_bridge.lora_words import words_of
 
         path = chosen_file(lora, lora_name)
         if path is None:
@@ -65,7 +69,10 @@ class AverageLoRAs(io.ComfyNode):
         name = name.strip() or f"{path.stem}_average"
         target, is_new = write_average(loras_folder(), name, loras, shares, embedding_file)
         average = TrainedLoRA(read_tensors(target), target)
-        return io.NodeOutput(average, listed_name(target), _report(files, shares, target, is_new))
+        used = [file.name for file, share in zip(files, shares, strict=True) if share]
+        words = [words for words in (words_of(loras[file], file) for file in used) if words is not None]
+        report = _report(files, shares, target, is_new) + _words_note(words)
+        return io.NodeOutput(average, listed_name(target), report)
 
 
 def _require_pairs(files: list[Path], shares: list[float]) -> None:
@@ -86,6 +93,15 @@ def _report(files: list[Path], shares: list[float], target: Path, is_new: bool) 
     parts = [f"{share / total:.0%} {file.name}" for file, share in zip(files, shares, strict=True)]
     verb = "written" if is_new else "held this very average already"
     return f"{target.name} {verb}: " + " + ".join(parts)
+
+
+def _words_note(words: "list[LoRAWords]") -> str:
+    if not words:
+        return ""
+    names = list(dict.fromkeys(name for found in words for name in found.vectors.vectors))
+    noun = "word" if len(names) == 1 else "words"
+    note = f"\nIt holds the vectors of the {noun} {', '.join(names)} itself: Apply LoRA is enough"
+    return "\n".join([note, *dict.fromkeys(str(found) for found in words if found.is_other_run)])
 
 
 def _inputs() -> list[io.Input]:

@@ -50,13 +50,17 @@ class TrainingNode(io.ComfyNode):
         origins = explain(preset, widgets, settings, dataset)
         title = checkpoint_title(hidden_value(cls, "prompt"), hidden_value(cls, "unique_id"))
         host = HostModel(model, clip, vae, title, config.run.precision)
+        if config.pivotal.is_on or config.text_encoder.trained:
+            host.require_trainable_text()
         log.info("SDXL Trainer: settings: %s", "; ".join(origins))
         result = cls._train(host, dataset, config, initial_lora)
 
         lora = TrainedLoRA(read_tensors(result.lora_path), result.lora_path)
         count = check_keys(model, clip, lora, result.lora_path.name)
         trained_model, trained_clip = apply_lora(model, clip, lora, 1.0, 1.0)
-        words = words_of_file(result.lora_path)
+        # a file of the same name in another embeddings folder has no say
+        own = next(iter(result.embeddings), None)
+        words = words_of_file(result.lora_path, lambda _stem: own)
         if words is not None:
             trained_clip = clip_with_words(trained_clip, words.vectors)
         samples, sampling_note = _samples(trained_model, trained_clip, vae, dataset, config)

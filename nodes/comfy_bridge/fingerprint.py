@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .new_words import known_words
+
 NUM_SAMPLES = 16  # values of each tensor
 # no SDXL checkpoint holds it and nothing reads it: ComfyUI leaves it uninitialised
 UNUSED = "clip_l.transformer.text_projection.weight"
 
 
 def weights_fingerprint(model: Any, clip: Any, vae: Any) -> str:
-    """64 hex digits that change with the weights, patches and sampling of the three inputs."""
+    """64 hex digits that change with the weights, patches, sampling and words of the three inputs."""
     digest = hashlib.sha256()
     for patcher in (model, clip.patcher, vae.patcher):
         _add_weights(digest, patcher)
@@ -27,6 +29,7 @@ def weights_fingerprint(model: Any, clip: Any, vae: Any) -> str:
     digest.update(_numbers([sampling.sigmas]).tobytes())
     digest.update(f"{sampling.sigma_data} {type(model.get_model_object('latent_format')).__name__}".encode())
     digest.update(f"clip layer {clip.layer_idx}".encode())
+    _add_words(digest, clip)
     return digest.hexdigest()
 
 
@@ -54,6 +57,14 @@ def _add_patches(digest: Any, patcher: Any) -> None:
             tensors = list(_tensors_of(value))
             digest.update(f"{key} {strength} {base_strength} {[tuple(t.shape) for t in tensors]}".encode())
             digest.update(_numbers(tensors).tobytes())
+
+
+def _add_words(digest: Any, clip: Any) -> None:
+    """Words that captions and prompts are read with; nothing for a CLIP that knows none."""
+    for word, vectors in sorted(known_words(clip).items()):
+        digest.update(f"word {word} {[tuple(rows.shape) for rows in vectors]}".encode())
+        for rows in vectors:
+            digest.update(rows.detach().cpu().float().numpy().tobytes())
 
 
 def _tensors_of(value: Any) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from .captions import encode_captions
 from .families import require_sdxl
 from .fingerprint import weights_fingerprint
 from .live_preview import draw_live
+from .new_words import require_no_words
 from .pixels import encode_pixels
 from .preview import EncodedPrompts, encode_prompts, encode_prompts_with
 from .resident_weights import GB, ResidentWeights, load_resident, load_resident_clip
@@ -123,6 +124,15 @@ class HostModel:
                 gc.collect()
                 comfy.model_management.soft_empty_cache()
 
+    def require_trainable_text(self) -> None:
+        """Refuse a CLIP that `open_text_encoders` has no use for, before anything is loaded.
+
+        Raises:
+            InputError: its encoders are of another form, or it knows words, which would not be read.
+        """
+        require_trainable(self._clip)
+        require_no_words(self._clip)
+
     @contextlib.contextmanager
     def open_text_encoders(self) -> "Iterator[TextEncoders]":
         """Both text encoders as frozen views on the training device; all is dropped on leaving.
@@ -131,9 +141,11 @@ class HostModel:
         private copy. A denoiser may be open at the same time.
 
         Raises:
-            InputError: the device is too small, or CLIP's encoders or their weights are of another form.
+            InputError: the device is too small, CLIP's encoders or their weights are of another form, or it
+                knows words.
         """
-        require_trainable(self._clip)
+        self.require_trainable_text()
+        self._note_hooks()
         with torch.inference_mode(False), torch.enable_grad():
             beside = [self._resident] if self._resident is not None else []
             resident = load_resident_clip(self._clip, self.device, beside)
@@ -150,6 +162,13 @@ class HostModel:
                 del encoders, resident
                 gc.collect()
                 comfy.model_management.soft_empty_cache()
+
+    def _note_hooks(self) -> None:
+        patcher = self._clip.patcher
+        hooks = [key for key in ("forced_hooks", "hook_patches") if getattr(patcher, key, None)]
+        ignored = f"ignored while text encoders or new tokens train: {' and '.join(hooks)} of CLIP"
+        if hooks and ignored not in self.notes:
+            self.notes.append(ignored)
 
     def _note_copies(self, resident: ResidentWeights, what: str) -> None:
         copied = f"{resident.copied_bytes / GB:.2f} GB of {what} had to be copied for training"

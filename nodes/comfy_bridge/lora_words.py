@@ -1,6 +1,6 @@
 """The words that a LoRA was trained with, out of its own file or out of ComfyUI's embeddings folders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +36,15 @@ class LoRAWords:
         return f"CLIP knows {self.names}, from {self.source}{doubt}"
 
 
-def words_of(lora: LoRAFile, name: str) -> LoRAWords | None:
+def words_of(
+    lora: LoRAFile, name: str, find: Callable[[str], Path | None] = embedding_file
+) -> LoRAWords | None:
     """The words of a LoRA; None for one without.
 
     Args:
         lora: its tensors and metadata.
         name: of the LoRA, for errors.
+        find: name of an embedding file without ending -> its place, or None.
 
     Raises:
         InputError: their embedding is in no embeddings folder, or it is damaged or does not fit the LoRA.
@@ -51,17 +54,12 @@ def words_of(lora: LoRAFile, name: str) -> LoRAWords | None:
         raise InputError(f"{name} {problem}")
     found: list[Path] = []
 
-    def find(stem: str) -> Path:
-        path = embedding_file(stem)
-        if path is None:
-            raise InputError(
-                f"{name} was trained with words of its own, whose vectors are in {stem}.safetensors, but no "
-                "embeddings folder of ComfyUI holds that file: put it into models/embeddings"
-            )
-        found.append(path)
+    def note_found(stem: str) -> Path | None:
+        path = find(stem)
+        found.extend([path] if path else [])
         return path
 
-    vectors = read_words(lora, find)
+    vectors = read_words(lora, note_found)
     if vectors is None:
         return None
     if not found:
@@ -71,7 +69,7 @@ def words_of(lora: LoRAFile, name: str) -> LoRAWords | None:
     return LoRAWords(vectors, found[0].name, is_other_run)
 
 
-def words_of_file(path: Path) -> LoRAWords | None:
+def words_of_file(path: Path, find: Callable[[str], Path | None] = embedding_file) -> LoRAWords | None:
     """The words of a LoRA file, without reading its layers where it holds nothing else of interest.
 
     Raises:
@@ -79,7 +77,7 @@ def words_of_file(path: Path) -> LoRAWords | None:
     """
     header = read_header(path)
     tensors = read_safetensors(path)[0] if any(map(is_bundled, header.entries)) else {}
-    return words_of(LoRAFile(tensors, dict(header.metadata)), path.name)
+    return words_of(LoRAFile(tensors, dict(header.metadata)), path.name, find)
 
 
 def with_embeddings(files: Sequence[Path]) -> list[Path]:

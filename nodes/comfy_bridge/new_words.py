@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ...trainer.errors import InputError
@@ -67,15 +68,43 @@ def clip_with_words(clip: Any, words: "WordVectors") -> Any:
         words: of one LoRA.
 
     Raises:
-        InputError: the CLIP is no SDXL pair, or of other widths than the vectors.
+        InputError: the CLIP is no SDXL pair, or of other widths than the vectors; or another pack reads its
+            prompts.
     """
     _check_widths(clip, words)
     taught = clip.clone()
     taught.tokenizer = copy.copy(clip.tokenizer)
     for encoder in ENCODERS:
         vectors = {word: parts[encoder] for word, parts in words.vectors.items()}
-        setattr(taught.tokenizer, encoder, _reader(getattr(clip.tokenizer, encoder), vectors))
+        reader = _reader(getattr(clip.tokenizer, encoder), vectors)
+        _require_read(reader, next(iter(vectors)))
+        setattr(taught.tokenizer, encoder, reader)
     return taught
+
+
+def known_words(clip: Any) -> dict[str, list[Tensor]]:
+    """The words that a CLIP was taught, in small letters -> the vectors (tokens, width) of each encoder."""
+    found: dict[str, list[Tensor]] = {}
+    for encoder in ENCODERS:
+        tokenizer = getattr(clip.tokenizer, encoder, None)
+        for word, rows in tokenizer.words.items() if isinstance(tokenizer, WordReader) else ():
+            found.setdefault(word.lower(), []).append(rows)
+    return found
+
+
+def require_no_words(clip: Any) -> None:
+    """Refuse a CLIP whose words would be plain text to the trainer's own tokenizer.
+
+    Raises:
+        InputError: it knows a word.
+    """
+    words = sorted(known_words(clip))
+    if words:
+        raise InputError(
+            f"clip knows the {'word' if len(words) == 1 else 'words'} {', '.join(words)} from a LoRA in front, "
+            "but while text encoders or new tokens train it would be read as plain text: wire the "
+            "checkpoint's own CLIP"
+        )
 
 
 def _check_widths(clip: Any, words: "WordVectors") -> None:
@@ -107,3 +136,17 @@ def _reader(tokenizer: Any, words: Mapping[str, Tensor]) -> Any:
     known, taken = getattr(tokenizer, "words", {}), {word.lower() for word in words}
     reader.learn({**{word: rows for word, rows in known.items() if word.lower() not in taken}, **words})
     return reader
+
+
+def _require_read(reader: WordReader, word: str) -> None:
+    """Refuse a tokenizer whose copy reads as before, as where a pack has bound a method to the instance.
+
+    Raises:
+        InputError: no vector stands where the word is.
+    """
+    windows = reader.tokenize_with_weights(word)
+    if not any(torch.is_tensor(token) for window in windows for token, *_ in window):
+        raise InputError(
+            f"clip does not read the word {word}, though it was taught: another pack of nodes has replaced "
+            "how its prompts are read; switch that pack off"
+        )
