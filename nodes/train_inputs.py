@@ -259,7 +259,7 @@ def pivotal_outputs() -> list[io.Output]:
         "embedding",
         display_name="embedding",
         tooltip="Name of the file of new tokens: what other nodes' prompts write after embedding: instead "
-        "of the word; several: write embedding: before each.",
+        "of the word. Several: a name for each word; write embedding: before each.",
     )
     return [*train_outputs("CLIP that knows the word, with the LoRA applied."), embedding]
 

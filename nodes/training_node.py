@@ -59,8 +59,8 @@ class TrainingNode(io.ComfyNode):
         count = check_keys(model, clip, lora, result.lora_path.name)
         trained_model, trained_clip = apply_lora(model, clip, lora, 1.0, 1.0)
         # a file of the same name in another embeddings folder has no say
-        own = next(iter(result.embeddings), None)
-        words = words_of_file(result.lora_path, lambda _stem: own)
+        own = {path.stem: path for path in result.embeddings}
+        words = words_of_file(result.lora_path, own.get)
         if words is not None:
             trained_clip = clip_with_words(trained_clip, words.vectors)
         samples, sampling_note = _samples(trained_model, trained_clip, vae, dataset, config)

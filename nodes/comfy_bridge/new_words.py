@@ -100,10 +100,10 @@ def require_no_words(clip: Any) -> None:
     """
     words = sorted(known_words(clip))
     if words:
+        noun, they = ("word", "it") if len(words) == 1 else ("words", "they")
         raise InputError(
-            f"clip knows the {'word' if len(words) == 1 else 'words'} {', '.join(words)} from a LoRA in front, "
-            "but while text encoders or new tokens train it would be read as plain text: wire the "
-            "checkpoint's own CLIP"
+            f"clip knows the {noun} {', '.join(words)} from a LoRA in front, but while text encoders or new "
+            f"tokens train {they} would be read as plain text: wire the checkpoint's own CLIP"
         )
 
 

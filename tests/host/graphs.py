@@ -49,6 +49,16 @@ def stand_in_instead_of_checkpoint(prompt):
     return prompt
 
 
+def node_of_defaults(object_info, class_type):
+    """A node whose widgets are as it comes."""
+    required = object_info[class_type]["input"].get("required", {})
+    values = {}
+    for name, (kind, *options) in required.items():
+        default = options[0].get("default") if options else None
+        values[name] = kind[0] if default is None and isinstance(kind, list) else default
+    return {"class_type": class_type, "inputs": values}
+
+
 def nodes_of(prompt, class_type):
     return [node["inputs"] for node in prompt.values() if node["class_type"] == class_type]
 

@@ -54,3 +54,19 @@ def test_the_clip_layer_and_the_sampling_count(fingerprint, stand_in):
     sampled = ModelSamplingDiscrete().patch(model, "v_prediction", zsnr=False)[0]
     found = {fingerprint(model, clip, vae), fingerprint(model, skipped, vae), fingerprint(sampled, clip, vae)}
     assert len(found) == 3
+
+
+def test_words_that_the_clip_knows_count_with_their_vectors(fingerprint, stand_in):
+    from sdxl_trainer.nodes.comfy_bridge.new_words import clip_with_words
+    from sdxl_trainer.trainer.files.embedding_file import WordVectors
+
+    model, clip, vae = stand_in
+
+    def taught(word, last_value):
+        vectors = {"clip_l": torch.ones(3, 16), "clip_g": torch.ones(3, 24)}
+        vectors["clip_g"][-1, -1] = last_value
+        return fingerprint(model, clip_with_words(clip, WordVectors({word: vectors})), vae)
+
+    found = {fingerprint(*stand_in), taught("TOK", 1.0), taught("TOK", 2.0), taught("STY", 1.0)}
+    assert len(found) == 4
+    assert taught("tok", 1.0) == taught("TOK", 1.0)

@@ -186,7 +186,7 @@ def test_a_missing_embedding_is_refused_by_name_and_place(apply, write, embeddin
 
     write()
     (embeddings_folder / "cat_emb.safetensors").unlink()
-    message = r"cat\.safetensors was trained with .* cat_emb\.safetensors, .*: put it into models/embeddings"
+    message = r"the new word TOK, .* cat_emb\.safetensors, .*: put it there \(ComfyUI: models/embeddings\)"
     with pytest.raises(InputError, match=message) as caught:
         apply()
     assert str(embeddings_folder) not in str(caught.value)
@@ -265,3 +265,35 @@ def test_the_first_writable_embeddings_folder_is_taken(embeddings_folder, monkey
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", registered)
     assert folders.embeddings_folder() == places[1]
     assert places[1].is_dir()
+
+
+def test_every_node_says_alike_that_an_embedding_is_missing(apply, write, kept_loras, embeddings_folder):
+    from sdxl_trainer.nodes.average import AverageLoRAs
+    from sdxl_trainer.nodes.comfy_bridge.lora_words import words_of_file
+    from sdxl_trainer.trainer.errors import InputError
+
+    write()
+    (embeddings_folder / "cat_emb.safetensors").unlink()
+    said = set()
+    for node in (
+        *(apply, lambda: words_of_file(kept_loras / "cat.safetensors")),  # the latter: Compare, the trainers
+        lambda: AverageLoRAs.execute("cat.safetensors", "2, final", "", ""),
+    ):
+        with pytest.raises(InputError) as caught:
+            node()
+        said.add(str(caught.value))
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("run", ["run-1", "run-2"])
+def test_an_average_carries_the_words_and_says_so(apply, write, stand_in, run):
+    from sdxl_trainer.nodes.average import AverageLoRAs
+
+    write("cat-step000004", run=run)
+    write("cat")
+    with torch.inference_mode():
+        lora, _, report = AverageLoRAs.execute("cat.safetensors", "4, final", "", "").args
+    assert "It holds the vectors of the word TOK itself: Apply LoRA is enough" in report.splitlines()
+    assert ("from cat-step000004_emb.safetensors, which is of another run" in report) == (run == "run-2")
+    clip = apply("none", lora=lora)[1]
+    assert torch.equal(encode(clip, "a TOK"), encode(stand_in[1], "a embedding:cat_emb"))

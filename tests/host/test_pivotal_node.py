@@ -49,13 +49,14 @@ def train(stand_in, example_folder, folders):
         "preview_settings": PreviewConfig(prompts="a zorp", steps=2, width=64, height=64),
     }
 
-    def run(captions=None, **changes):
+    def run(captions=None, clip=None, **changes):
         dataset = load_dataset(example_folder, DatasetConfig(resolution=64))
         if captions is not None:
             pictures = [replace(picture, captions=(captions,)) for picture in dataset.pictures]
             dataset = replace(dataset, pictures=tuple(pictures), fingerprint=f"all {captions}")
         with torch.inference_mode():
-            values = PivotalTuning.execute(*stand_in, dataset, **{**widgets, **changes}).args
+            wires = (stand_in[0], clip or stand_in[1], stand_in[2], dataset)
+            values = PivotalTuning.execute(*wires, **{**widgets, **changes}).args
         return dict(zip([o.id for o in PivotalTuning.define_schema().outputs], values, strict=True))
 
     return run
@@ -222,6 +223,40 @@ def test_the_pivotal_settings_reach_the_run_below_what_is_set_on_the_node(train)
 def test_a_common_word_is_only_warned_of(train):
     report = train(captions="a large red zorp", token="red")["report"]
     assert "token 'red' is one known token of CLIP (red)" in report
+
+
+def test_a_foreign_file_of_the_same_name_in_another_folder_changes_nothing(
+    train, folders, stand_in, monkeypatch
+):
+    import folder_paths
+    from safetensors.torch import load_file, save_file
+    from sdxl_trainer.nodes import training_node
+
+    own, other = folders / "embeddings", folders / "other"
+    first = train()
+    foreign = {name: rows + 1 for name, rows in load_file(own / "cat_emb.safetensors").items()}
+    other.mkdir()
+    save_file(foreign, other / "cat_emb.safetensors")
+    both = {"embeddings": ([str(other), str(own)], {".safetensors"})}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", folder_paths.folder_names_and_paths | both)
+    # as where the first folder cannot be written, which no folder is to the user of a test machine
+    monkeypatch.setattr(training_node, "embeddings_folder", lambda: own)
+    again = train()
+    assert torch.equal(encode(again["trained_clip"], "a zorp"), encode(first["trained_clip"], "a zorp"))
+    assert "of another run" not in again["report"]
+
+
+def test_a_clip_that_knows_words_is_refused_before_anything_is_written(train, folders, stand_in):
+    from sdxl_trainer.nodes.comfy_bridge.new_words import clip_with_words
+    from sdxl_trainer.trainer.errors import InputError
+    from sdxl_trainer.trainer.files.embedding_file import WordVectors
+
+    vectors = {"clip_l": torch.ones(2, 16), "clip_g": torch.ones(2, 24)}
+    taught = clip_with_words(stand_in[1], WordVectors({"zorp": vectors}))
+    with pytest.raises(InputError, match="clip knows the word zorp from a LoRA in front"):
+        train(clip=taught)
+    assert files_in(folders / "loras") == files_in(folders / "embeddings") == []
+    assert not (folders / "output" / "sdxl_trainer" / "cat").exists()
 
 
 BAD = {

@@ -62,8 +62,10 @@ def with_and_without(client, graphs, shipped, base_directory):
 
     def draw(lora_name, text):
         prompt, ui = shipped("with_and_without_embedding.json")
-        (apply,) = graphs.nodes_of(prompt, APPLY)
-        apply |= {"lora_name": lora_name}
+        loaders = [*graphs.nodes_of(prompt, APPLY), *graphs.nodes_of(prompt, "LoraLoader")]
+        assert len(loaders) == 2
+        for loader in loaders:
+            loader |= {"lora_name": lora_name}
         (both,) = graphs.nodes_of(prompt, "PrimitiveStringMultiline")
         both |= {"value": text}
         ended = client.run(prompt, ui)
@@ -120,6 +122,23 @@ def test_left_is_what_the_trainer_drew_and_right_lacks_the_word(
     assert right.tobytes() != own.tobytes()
     assert graphs.texts(ended, title_id(ui, "Trigger words")) == "zorp"
     assert "applied" in graphs.texts(ended, title_id(ui, "What was applied"))
+
+
+def test_left_and_right_differ_by_the_word_alone_though_the_lora_has_text_layers(
+    client, graphs, pivotal, with_and_without, base_directory
+):
+    prompt, ui = pivotal("text_zorp")
+    prompt["text"] = graphs.node_of_defaults(client.get("/object_info"), "SDXLTrainer_TextEncoderSettings")
+    prompt["text"]["inputs"] |= {"train_text_encoder": "both", "clip_l_learning_rate": 0.01}
+    (train,) = graphs.nodes_of(prompt, PIVOTAL)
+    train |= {"text_encoder_settings": ["text", 0]}
+    client.run(prompt, ui)
+    with safe_open(base_directory / "models" / "loras" / "text_zorp.safetensors", "pt") as file:
+        assert any(key.startswith("lora_te1") for key in file.keys())  # noqa: SIM118
+    same_left, same_right, *_ = with_and_without("text_zorp.safetensors", "a red circle")
+    assert same_left.tobytes() == same_right.tobytes()
+    left, right, *_ = with_and_without("text_zorp.safetensors", "a zorp")
+    assert left.tobytes() != right.tobytes()
 
 
 def test_cores_own_loader_draws_the_same_from_lora_and_embedding(

@@ -126,6 +126,31 @@ def test_text_encoders_and_denoiser_are_open_together(
     assert host.notes == []
 
 
+def test_a_clip_that_knows_words_is_refused_before_anything_is_loaded(open_host, stand_in):
+    from sdxl_trainer.nodes.comfy_bridge.new_words import clip_with_words
+    from sdxl_trainer.trainer.errors import InputError
+    from sdxl_trainer.trainer.files.embedding_file import WordVectors
+
+    vectors = {"clip_l": torch.ones(2, 16), "clip_g": torch.ones(2, 24)}
+    host = open_host(clip_with_words(stand_in[1], WordVectors({"Zorp": vectors})))
+    message = "clip knows the word zorp from a LoRA in front, .* it would be read as plain text: wire the"
+    with pytest.raises(InputError, match=message), host.open_text_encoders():
+        pass
+
+
+def test_hooks_on_clip_are_named_while_text_trains(open_host, stand_in):
+    import comfy.hooks
+
+    hooked = stand_in[1].clone()
+    hooked.patcher.forced_hooks = comfy.hooks.HookGroup()
+    hooked.patcher.forced_hooks.add(comfy.hooks.WeightHook())
+    host = open_host(hooked)
+    assert host.notes == []
+    with torch.inference_mode(), host.open_text_encoders():
+        pass
+    assert host.notes == ["ignored while text encoders or new tokens train: forced_hooks of CLIP"]
+
+
 def predict(denoiser, condition):
     from sdxl_trainer.trainer.diffusion.conditioning import Batch, inference_time_ids, stack_time_ids
 

@@ -3,6 +3,7 @@
 The prompts on the left hold words, those on the right name the same vectors' files, as a user would.
 """
 
+import copy
 import random
 
 import pytest
@@ -241,4 +242,25 @@ def test_a_clip_that_is_no_pair_is_refused(core_clip, teach):
     clip = core_clip.clone()
     clip.tokenizer = comfy.sd1_clip.SD1Tokenizer()
     with pytest.raises(InputError, match="clip has no clip_g: wire the CLIP of an SDXL checkpoint"):
+        teach(clip, words())
+
+
+def test_what_a_clip_knows_can_be_told(core_clip, teach):
+    from sdxl_trainer.nodes.comfy_bridge.new_words import known_words
+
+    assert known_words(core_clip) == {}
+    found = known_words(teach(teach(core_clip, words("TOK")), words("STY")))
+    assert found.keys() == {"tok", "sty"}
+    assert all(torch.equal(a, VECTORS["STY"][n]) for a, n in zip(found["sty"], WIDTHS, strict=True))
+
+
+def test_a_tokenizer_that_another_pack_has_bound_is_refused(core_clip, teach):
+    """A method on the instance goes before the class that reads the words."""
+    from sdxl_trainer.trainer.errors import InputError
+
+    clip = core_clip.clone()
+    clip.tokenizer = copy.copy(core_clip.tokenizer)
+    clip.tokenizer.clip_g = copy.copy(core_clip.tokenizer.clip_g)
+    clip.tokenizer.clip_g.tokenize_with_weights = core_clip.tokenizer.clip_g.tokenize_with_weights
+    with pytest.raises(InputError, match="clip does not read the word TOK, though it was taught: another"):
         teach(clip, words())
