@@ -186,7 +186,7 @@ def test_words_without_their_embedding_are_said_before_anything_is_drawn(
 
     (embeddings_folder / "cat_emb.safetensors").unlink()
     monkeypatch.delattr(module, "draw_comparison")
-    with pytest.raises(InputError, match=r"cat_emb\.safetensors, but no embeddings folder"):
+    with pytest.raises(InputError, match=r"cat_emb\.safetensors, which is not among the embeddings"):
         compare(prompts="a TOK")
 
 
