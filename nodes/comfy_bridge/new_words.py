@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from ...trainer.errors import InputError
+from ...trainer.settings.text_config import ENCODERS
+from ...trainer.text.new_tokens import whole_words
 
 if TYPE_CHECKING:
     from ...trainer.files.embedding_file import WordVectors
 
-ENCODERS = ("clip_l", "clip_g")
 # not a number, whatever follows it: in "(a embedding:1.5)" ComfyUI would take it for a weight
 PRIVATE_NAME = "sdxl_trainer_word_{}"
 # an embedding that the prompt names itself; a word within its name is part of the name
@@ -39,8 +40,7 @@ class WordReader:
         # "TOK" must not be read in "TOK-2" where both are words
         self.words = dict(sorted(words.items(), key=lambda item: -len(item[0])))
         self._vectors = {PRIVATE_NAME.format(index): rows for index, rows in enumerate(self.words.values())}
-        choices = "|".join(f"({re.escape(word)})" for word in self.words)
-        self._pattern = re.compile(rf"{NAMED_EMBEDDING}|(?<!\w)(?:{choices})(?!\w)", re.IGNORECASE)
+        self._pattern = re.compile(f"{NAMED_EMBEDDING}|{whole_words(self.words)}", re.IGNORECASE)
 
     def tokenize_with_weights(self, text: str, *args: Any, **kwargs: Any) -> Any:
         return super().tokenize_with_weights(self._pattern.sub(_name_vectors, text), *args, **kwargs)

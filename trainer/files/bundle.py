@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..settings.text_config import ENCODERS
+
 BUNDLE_PREFIX = "bundle_emb."
-ENCODERS = ("clip_l", "clip_g")
 
 
 def is_bundled(key: str) -> bool:

@@ -15,8 +15,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import InputError
-from ..text.new_tokens import NewTokens
-from .bundle import BUNDLE_PREFIX, ENCODERS, bundle_keys, plain_copy, vectors_problem
+from ..settings.text_config import ENCODERS
+from ..text.new_tokens import NewTokens, own_stem, word_stem
+from .bundle import BUNDLE_PREFIX, bundle_keys, plain_copy, vectors_problem
 from .lora_file import LoRAFile, write_tensors
 from .metadata import content_hashes
 from .run_name import file_within
@@ -75,11 +76,6 @@ def check_embedding_name(name: str) -> None:
         )
 
 
-def word_stem(stem: str, word: str) -> str:
-    """Name of the file of one of several words, without ending."""
-    return f"{stem}_{word.lower()}"
-
-
 def embedding_files(
     stem: str, vectors: Mapping[str, Tensor], new_tokens: NewTokens
 ) -> dict[str, dict[str, Tensor]]:
@@ -106,12 +102,8 @@ def bundle_words(stem: str, words: WordVectors) -> dict[str, Tensor]:
     """As `bundle`, of vectors that are split already."""
     keys = {}
     for word, vectors in words.vectors.items():
-        keys |= bundle_keys(_bundled_name(stem, word, len(words.vectors)), vectors)
+        keys |= bundle_keys(own_stem(stem, word, len(words.vectors)), vectors)
     return keys
-
-
-def _bundled_name(stem: str, word: str, num_words: int) -> str:
-    return stem if num_words == 1 else word_stem(stem, word)
 
 
 def word_metadata(stem: str, new_tokens: NewTokens) -> dict[str, str]:
@@ -190,7 +182,7 @@ def read_words(lora: LoRAFile, find: Callable[[str], Path | None]) -> WordVector
     if WORDS_KEY not in lora.metadata:
         return WordVectors(bundled) if bundled else None
     rows, stem = _listed_words(lora.metadata), lora.metadata.get(EMBEDDING_KEY, "")
-    names = {word: _bundled_name(stem, word, len(rows)) for word, _, _ in rows}
+    names = {word: own_stem(stem, word, len(rows)) for word, _, _ in rows}
     if bundled:
         return WordVectors({word: _bundled_rows(bundled, names[word], word, n) for word, _, n in rows})
     path = find(stem) if stem else None

@@ -18,7 +18,7 @@ from ..config import TrainConfig
 from ..data.captions import holds_trigger
 from ..data.dataset import TrainingSet
 from ..settings.part_rates import part_window
-from ..text.new_tokens import NewTokens
+from ..text.new_tokens import NewTokens, own_stem
 from .kohya_metadata import (
     dataset_values,
     file_name,
@@ -181,6 +181,5 @@ def _embedding_hint(facts: RunFacts) -> str:
         return ""
     words = NewTokens.parse(facts.config.pivotal).names
     stem = f"{facts.config.name}_emb"
-    names = [stem] if len(words) == 1 else [f"{stem}_{word.lower()}" for word in words]
-    written = ", ".join(f"embedding:{name}" for name in names)
+    written = ", ".join(f"embedding:{own_stem(stem, word, len(words))}" for word in words)
     return f" Where {', '.join(words)} {'is' if len(words) == 1 else 'are'} not known, write {written}."

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from ..config import TrainConfig
 from ..data.dataset import TrainingSet
-from ..files.embedding_file import EMBEDDING_KEY, word_stem
+from ..files.embedding_file import EMBEDDING_KEY
 from ..settings.part_rates import Part, part_optimizer, part_window
-from ..text.new_tokens import FIRST_ID, NewTokens
+from ..text.new_tokens import FIRST_ID, NewTokens, own_stem
 from ..text.text_checks import trains_tokens_alone
 from .run_report import RunOutcome, describe_arithmetic
 
@@ -119,7 +119,7 @@ def _word_files(config: TrainConfig, metadata: Mapping[str, str]) -> dict[str, s
     if EMBEDDING_KEY not in metadata:
         return {}
     stem, words = metadata[EMBEDDING_KEY], NewTokens.parse(config.pivotal).names
-    return {word: stem if len(words) == 1 else word_stem(stem, word) for word in words}
+    return {word: own_stem(stem, word, len(words)) for word in words}
 
 
 def _in_diffusers(config: TrainConfig, outcome: RunOutcome, metadata: Mapping[str, str]) -> str:

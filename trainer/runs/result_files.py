@@ -12,7 +12,6 @@ from ..errors import InputError
 from ..files.embedding_file import bundle, embedding_files, word_metadata, write_embeddings
 from ..files.lora_file import read_lora, write_diffusers_lora, write_lora
 from ..files.lora_layout import to_kohya
-from ..files.lora_names import SDXL_LAYERS_PER_BLOCK
 from ..files.safetensors_file import read_safetensors
 from ..text.new_tokens import NewTokens
 from ..training import Training
@@ -113,4 +112,4 @@ def _require_same(path: Path, written: Mapping[str, Tensor], trained: Mapping[st
 
 def layers_per_block(training: Training) -> int:
     """Of the UNet, which decides how its layers are numbered in a file."""
-    return int(training.denoiser.unet.config.layers_per_block or SDXL_LAYERS_PER_BLOCK)
+    return int(training.denoiser.unet.config.layers_per_block)

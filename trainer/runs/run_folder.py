@@ -21,9 +21,9 @@ from ..config import Resume, TrainConfig
 from ..errors import InputError
 from ..files.atomic_file import remove_leftovers, write_atomically
 from ..files.bundle import is_bundled
-from ..files.embedding_file import word_stem
 from ..files.metadata import FINGERPRINT_KEY, SETTINGS_KEY
 from ..files.run_name import file_within
+from ..text.new_tokens import word_stem
 from .checkpoint import list_states
 from .run_identity import Identity
 

@@ -17,8 +17,9 @@ from ..files.embedding_file import WordVectors, read_words
 from ..files.lora_file import LoRAFile, read_lora
 from ..files.lora_merge import merge_lora, merge_text_lora
 from ..files.text_lora_names import is_text_name
+from ..settings.text_config import ENCODERS
 from ..text.new_tokens import NewTokens
-from ..text.token_vectors import ENCODERS, with_vectors
+from ..text.token_vectors import with_vectors
 from .model import Denoiser, TextEncoders
 from .sampling import decode_latents, sample_latents
 from .sdxl_files import SDXLFiles, open_checkpoint

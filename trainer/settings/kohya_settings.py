@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from ..config import LRSchedule
+from .text_config import ENCODERS
 
 NO_STEPS = 0
 NO_BATCH_SIZE = 0
@@ -49,7 +50,6 @@ _OPTIMIZERS = {
 }
 _PRODIGY = ("d_coef", "d0", "beta3", "decouple", "use_bias_correction", "safeguard_warmup")
 _KINDS = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
-_ENCODERS = ("clip_l", "clip_g")
 # kohya trains what these stand for, this trainer does not
 _UNSUPPORTED = {
     "ss_scale_weight_norms": "scale_weight_norms",
@@ -212,7 +212,7 @@ def _text_encoder(metadata: Mapping[str, str], values: dict[str, Any], notes: li
     if len(rates) > 2 or any(rate is None for rate in rates):
         notes.append(f"ss_text_encoder_lr is '{text}', which cannot be read")
         return
-    by_name = {name: rate for name, rate in zip(_ENCODERS, [*rates, *rates], strict=False) if rate}
+    by_name = {name: rate for name, rate in zip(ENCODERS, [*rates, *rates], strict=False) if rate}
     section = values["text_encoder"] = {f"{name}_learning_rate": rate for name, rate in by_name.items()}
     section["train_text_encoder"] = "both" if len(by_name) > 1 else next(iter(by_name), "off")
     if by_name:  # kohya's one weight decay is everybody's

@@ -6,6 +6,9 @@ from typing import Literal, get_args
 from .config_checks import between, one_of, refuse
 from .optimizer_config import OptimizerName
 
+ENCODERS = ("clip_l", "clip_g")
+"""SDXL's two, as ComfyUI and the files of embeddings name them."""
+
 TrainedEncoders = Literal["off", "both", "clip_l", "clip_g"]
 TokenOptimizer = Literal[
     "same", "adamw", "adamw8bit", "prodigy", "prodigy_plus_schedule_free", "adafactor", "lion", "sgd"
@@ -46,7 +49,7 @@ class TextEncoderConfig:
     @property
     def trained(self) -> tuple[str, ...]:
         """Which of "clip_l" and "clip_g" get a LoRA."""
-        names = {"off": (), "both": ("clip_l", "clip_g")}
+        names = {"off": (), "both": ENCODERS}
         return names.get(self.train_text_encoder, (self.train_text_encoder,))
 
 

@@ -119,8 +119,23 @@ def _entries(text: str) -> list[str]:
 
 @lru_cache(maxsize=16)
 def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(whole_words(names), re.IGNORECASE)
+
+
+def whole_words(names: Iterable[str]) -> str:
+    """A pattern that finds the first of the names that stands alone, each in a group of its own."""
     choices = "|".join(f"({re.escape(name)})" for name in names)
-    return re.compile(rf"(?<!\w)(?:{choices})(?!\w)", re.IGNORECASE)
+    return rf"(?<!\w)(?:{choices})(?!\w)"
+
+
+def word_stem(stem: str, word: str) -> str:
+    """Name of the embedding file of one of several words, without ending; `stem` is that of all together."""
+    return f"{stem}_{word.lower()}"
+
+
+def own_stem(stem: str, word: str, num_words: int) -> str:
+    """Name of the embedding file that a prompt names for one of so many words, without ending."""
+    return stem if num_words == 1 else word_stem(stem, word)
 
 
 def _word_problems(words: list[str], given: str) -> Iterable[str]:

@@ -18,10 +18,9 @@ from ..adapter.flat_weights import FlatWeights
 from ..sdxl.model import TextEncoders
 from ..sdxl.text_encoder import transformer_of
 from ..sdxl.token_windows import CaptionTokenizer
-from ..settings.text_config import PivotalConfig
+from ..settings.text_config import ENCODERS, PivotalConfig
 from .new_tokens import FIRST_ID, NewTokens, initial_words
 
-ENCODERS = ("clip_l", "clip_g")
 ROWS_AT_ONCE = 4096
 
 
