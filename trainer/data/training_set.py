@@ -3,10 +3,10 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,53 +19,14 @@ from .buckets import Size
 from .captions import clean_caption
 from .folder import Note
 from .masks import latent_mask
-from .pictures import UnreadablePictureError, decode_alpha, decode_picture, read_bytes
+from .picture import Picture, Variant
+from .variant_pixels import cut_mask, cut_picture, open_mask, open_picture
+
+if TYPE_CHECKING:
+    from ..settings.augment_config import AugmentConfig
+    from ..settings.caption_variants_config import CaptionVariantsConfig
 
 MAX_NAMES = 5
-
-_MASK_RESAMPLING = Image.Resampling.BOX
-"""An area mean, without the overshoot that lanczos has at a mask's edges."""
-_Decoded = TypeVar("_Decoded")
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One usable picture. Sizes are of the upright picture, in pixels.
-
-    `captions` already hold the trigger word and are never empty: ("",) stands for no caption at all.
-    `repeats` counts how often an epoch shows it, folder and settings multiplied. `digest` is the SHA-256
-    of the file. `background` lies behind transparent pixels. Where `has_mask`, the mask is `given_mask`
-    (H, W) uint8 of any size, stretched over the upright picture, 255 = trained; without one it is the
-    picture's own alpha channel.
-    """
-
-    path: Path
-    name: str
-    width: int
-    height: int
-    captions: tuple[str, ...]
-    caption_source: str
-    repeats: int
-    digest: str
-    background: str = "#ffffff"
-    loss_weight: float = 1.0
-    has_mask: bool = False
-    given_mask: np.ndarray | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One way to see a picture: scaled to `scaled`, cut to `bucket` at the crop, then mirrored or not.
-
-    Sizes are (width, height); the crop counts in the scaled, not yet mirrored picture. All in pixels.
-    """
-
-    picture: int
-    bucket: Size
-    crop_top: int
-    crop_left: int
-    scaled: Size
-    flipped: bool
 
 
 @dataclass(frozen=True)
@@ -75,6 +36,7 @@ class TrainingSet:
     Pictures are sorted by name; those of joined sets stand set by set. `config` is what they were loaded
     with; joined sets may have several, and keep the first with the largest resolution. `class_set` holds
     the class images. `fixed_trigger_words` are those of a set made from others; `roots` are the folders read.
+    `augment` and `caption_variants` say how its variants and captions were made, where they were.
     """
 
     pictures: tuple[Picture, ...]
@@ -86,6 +48,8 @@ class TrainingSet:
     class_set: "TrainingSet | None" = None
     fixed_trigger_words: str | None = None
     roots: tuple[Path, ...] = field(default=(), compare=False)
+    augment: "AugmentConfig | None" = None
+    caption_variants: "CaptionVariantsConfig | None" = None
 
     @property
     def num_samples(self) -> int:
@@ -107,7 +71,7 @@ class TrainingSet:
             return self.fixed_trigger_words
         if self.config.trigger.strip():
             return clean_caption(self.config.trigger)[0]
-        captions = {caption for picture in self.pictures for caption in picture.captions}
+        captions = {caption for picture in self.pictures for caption in picture.shown_captions}
         return captions.pop() if len(captions) == 1 else ""
 
     @property
@@ -137,9 +101,7 @@ class TrainingSet:
         Raises:
             InputError: the file is gone, or is not the one that was loaded.
         """
-        picture = self.pictures[variant.picture]
-        image = _read(picture, lambda data: decode_picture(data, picture.background))
-        return _cut(image, variant, Image.Resampling.LANCZOS)
+        return cut_picture(open_picture(self.pictures[variant.picture]), variant)
 
     def crop_mask(self, variant: Variant) -> Image.Image | None:
         """The mask of the variant, mode L, of its bucket's size, 255 = trained; None without a mask.
@@ -149,8 +111,8 @@ class TrainingSet:
         Raises:
             InputError: the file is gone, or is not the one that was loaded.
         """
-        mask = _open_mask(self.pictures[variant.picture])
-        return None if mask is None else _cut(mask, variant, _MASK_RESAMPLING)
+        mask = open_mask(self.pictures[variant.picture])
+        return None if mask is None else cut_mask(mask, variant)
 
     def load_pixels(self, variant: Variant) -> Tensor:
         """The variant as pixels (3, H, W), float32 in [-1, 1].
@@ -179,10 +141,10 @@ class TrainingSet:
         Raises:
             InputError: the file is gone, or is not the one that was loaded.
         """
-        mask = _open_mask(self.pictures[picture])
+        mask = open_mask(self.pictures[picture])
         if mask is None:
             return None
-        return [latent_mask(_cut(mask, variant, _MASK_RESAMPLING)) for variant in self.variants[picture]]
+        return [latent_mask(cut_mask(mask, variant)) for variant in self.variants[picture]]
 
     def true_time_ids(self, variant: Variant) -> tuple[int, int, int, int, int, int]:
         """(orig_h, orig_w, crop_top, crop_left, target_h, target_w) of what the variant shows, pixels.
@@ -224,7 +186,7 @@ class TrainingSet:
             ),
             replace(
                 once,
-                pictures=tuple(replace(picture, repeats=1) for picture in once.pictures),
+                pictures=tuple(_as_written(picture) for picture in once.pictures),
                 variants=tuple(variants[:1] for variants in once.variants),
                 notes=(note,),
                 fingerprint=derived_fingerprint("held out", share, self.fingerprint),
@@ -243,6 +205,11 @@ class TrainingSet:
                 for place, index in enumerate(indices)
             ),
         )
+
+
+def _as_written(picture: Picture) -> Picture:
+    """The picture once an epoch under its plain captions: what is measured must not change by lot."""
+    return replace(picture, repeats=1, captions=picture.shown_captions, plain_captions=())
 
 
 def derived_fingerprint(*parts: object) -> str:
@@ -273,27 +240,3 @@ def _lots(pictures: Sequence[Picture], share: float) -> list[int]:
         if len(held) + len(groups[digest]) <= wanted:
             held += groups[digest]
     return sorted(held or min((groups[digest] for digest in by_lot), key=len))
-
-
-def _read(picture: Picture, decode: Callable[[bytes], _Decoded]) -> _Decoded:
-    try:
-        data = read_bytes(picture.path)
-        if hashlib.sha256(data).hexdigest() != picture.digest:
-            raise UnreadablePictureError("changed after the dataset was loaded: load the dataset again")
-        return decode(data)
-    except UnreadablePictureError as error:
-        raise InputError(f"{picture.name} {error}") from error
-
-
-def _open_mask(picture: Picture) -> Image.Image | None:
-    if not picture.has_mask:
-        return None
-    return _read(picture, decode_alpha) if picture.given_mask is None else Image.fromarray(picture.given_mask)
-
-
-def _cut(image: Image.Image, variant: Variant, resampling: Image.Resampling) -> Image.Image:
-    if image.size != variant.scaled:
-        image = image.resize(variant.scaled, resampling)
-    left, top = variant.crop_left, variant.crop_top
-    image = image.crop((left, top, left + variant.bucket[0], top + variant.bucket[1]))
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if variant.flipped else image
