@@ -37,8 +37,8 @@ class LoadDataset(io.ComfyNode):
             "folder",
             options=choices,
             default=choices[0],
-            tooltip="Folder of pictures under ComfyUI's input folder, or under a folder named 'datasets' in "
-            "extra_model_paths.yaml; press R after adding one. Kohya: train_data_dir.",
+            tooltip="Folder of pictures under ComfyUI's input folder, or one that extra_model_paths.yaml "
+            "names as 'datasets', or one in that; press R after adding one. Kohya: train_data_dir.",
         )
         return io.Schema(
             node_id="SDXLTrainer_LoadDataset",
@@ -70,9 +70,9 @@ class LoadDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **fields: Any) -> str:
-        from ..trainer.data.dataset import folder_fingerprint
+        from ..trainer.data.dataset import folder_state
 
-        return folder_fingerprint(dataset_folder(folder), DatasetConfig(**fields))
+        return folder_state(dataset_folder(folder), DatasetConfig(**fields))
 
     @classmethod
     def execute(cls, folder: str, **fields: Any) -> io.NodeOutput:

@@ -1,4 +1,4 @@
-"""DatasetMasks: which part of each picture is learned, from its alpha channel or from a MASK."""
+"""DatasetMasks: which part of each picture is learned, by its alpha channel, a mask file or a MASK."""
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,8 +13,7 @@ from .widgets import CATEGORY, DATASET, hidden_value
 if TYPE_CHECKING:
     from ..trainer.data.dataset import TrainingSet
 
-Source = Literal["alpha", "mask"]
-UNUSED_MASK = "The wired mask is not used, because source is alpha."
+Source = Literal["alpha", "mask", "masklabel"]
 
 
 class DatasetMasks(io.ComfyNode):
@@ -25,7 +24,7 @@ class DatasetMasks(io.ComfyNode):
             display_name="Dataset Masks",
             category=CATEGORY,
             description="Lets the loss count only a part of each picture, such as the subject without its "
-            "background. Masks are cut, mirrored and scaled with their pictures.",
+            "background: by its alpha channel, a -masklabel file beside it, or a MASK.",
             hidden=[io.Hidden.unique_id],
             inputs=[
                 DATASET.Input("dataset", tooltip="The pictures, from Load Dataset."),
@@ -34,7 +33,8 @@ class DatasetMasks(io.ComfyNode):
                     options=list(get_args(Source)),
                     default=get_args(Source)[0],
                     tooltip="alpha: opaque parts of PNG and WebP pictures are learned; mask: white parts of "
-                    "the wired masks. Kohya: masked_loss with alpha_mask or conditioning_data_dir.",
+                    "the wired masks; masklabel: white parts of cat-masklabel.png beside cat.jpg, as in "
+                    "OneTrainer. Kohya: masked_loss with alpha_mask or conditioning_data_dir.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -70,15 +70,14 @@ class DatasetMasks(io.ComfyNode):
         from ..trainer.data.dataset_sets import with_masks
 
         progress = report_progress("reading masks", hidden_value(cls, "unique_id"))
-        if source == "alpha":
-            masked = with_masks(dataset, "alpha", progress)
-        elif mask is None:
-            raise InputError("source is mask, but no mask is wired: wire a MASK, or set source to alpha")
-        else:
-            masked = with_masks(dataset, mask, progress)
+        if source == "mask" and mask is None:
+            raise InputError(
+                "source is mask, but no mask is wired: wire a MASK, or set source to alpha or masklabel"
+            )
+        masked = with_masks(dataset, mask if source == "mask" else source, progress)
         sheet = torch.from_numpy(np.asarray(dataset_sheet(masked), dtype=np.float32) / 255)[None]
         report = [describe(masked)]
-        if source == "alpha" and mask is not None:
-            report.insert(0, UNUSED_MASK)
+        if source != "mask" and mask is not None:
+            report.insert(0, f"The wired mask is not used, because source is {source}.")
         count = sum(picture.has_mask for picture in masked.pictures)
         return io.NodeOutput(masked, sheet, "\n\n".join(report), count)

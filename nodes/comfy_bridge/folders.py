@@ -1,6 +1,7 @@
 """ComfyUI's folders: where data sets may lie, where LoRA files go, and no way out of them.
 
-A dataset is named by its root and its place in it: `input/cats` or `datasets/cats`.
+A dataset is named by its root and its place in it: `input/cats` or `datasets/cats`. A folder registered as
+`datasets` that holds pictures itself is `datasets (its name)`.
 """
 
 import os
@@ -26,9 +27,31 @@ def dataset_roots() -> list[tuple[str, Path]]:
     return [(name, folder.resolve()) for name, folder in roots if folder.is_dir()]
 
 
+def whole_roots() -> dict[str, Path]:
+    """The name of each registered folder that may be a dataset itself; ComfyUI's input folder never is."""
+    kept = Path(folder_paths.get_input_directory()).resolve()
+    names: dict[str, Path] = {}
+    for root_name, root in dataset_roots():
+        if root_name == INPUT or root in names.values() or kept.is_relative_to(root):
+            continue
+        name, number = f"{root_name} ({root.name})", 1
+        while name in names:
+            number += 1
+            name = f"{root_name} ({root.name} {number})"
+        names[name] = root
+    return names
+
+
 def dataset_choices() -> list[str]:
-    """Names of all folders below the roots that hold pictures, themselves or deeper."""
+    """Names of all folders below the roots that hold pictures, themselves or deeper.
+
+    Registered roots are among them where pictures lie directly in them.
+    """
     names: dict[str, None] = {}
+    for name, root in whole_roots().items():
+        _, _, files = next(os.walk(root), ("", [], []))  # nothing where it may not be listed
+        if any(map(_is_picture, files)):
+            names[name] = None
     for root_name, root in dataset_roots():
         for folder in _folders_with_pictures(root):
             names[f"{root_name}/{folder.relative_to(root).as_posix()}"] = None
@@ -46,12 +69,16 @@ def _folders_with_pictures(root: Path) -> Iterator[Path]:
         subfolders[:] = sorted(s for s in subfolders if not s.startswith((".", "__MACOSX")))
         if depth >= MAX_DEPTH:
             subfolders.clear()
-        if not any(name.lower().endswith(PICTURE_SUFFIXES) for name in files):
+        if not any(map(_is_picture, files)):
             continue
         while place not in found and place != root:
             found.add(place)
             yield place
             place = place.parent
+
+
+def _is_picture(file: str) -> bool:
+    return file.lower().endswith(PICTURE_SUFFIXES) and not file.startswith(".")
 
 
 def dataset_folder(name: str) -> Path:
@@ -60,6 +87,8 @@ def dataset_folder(name: str) -> Path:
     Raises:
         InputError: no such folder, or one outside the roots.
     """
+    if whole := whole_roots().get(name):
+        return whole
     root_name, _, inside = name.partition("/")
     for registered, root in dataset_roots():
         folder = (root / inside).resolve()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from PIL import ImageColor
@@ -13,11 +13,20 @@ from ..errors import InputError
 from .buckets import Placement, place, random_crops
 from .captions import clean_caption, with_trigger
 from .dataset_notes import dataset_notes
-from .folder import Note, Scan, scan_folder
+from .folder import FoundPicture, Note, Scan, scan_folder
 from .picture_checks import CheckedPicture, Progress, check_pictures, digests_of
-from .training_set import Picture, TrainingSet, Variant
+from .training_set import Picture, TrainingSet, Variant, derived_fingerprint
 
-__all__ = ["Picture", "TrainingSet", "Variant", "folder_fingerprint", "load_dataset"]
+__all__ = [
+    "Picture",
+    "TrainingSet",
+    "Variant",
+    "folder_fingerprint",
+    "folder_state",
+    "load_dataset",
+    "place_pictures",
+    "require_usable",
+]
 
 MAX_LISTED_PROBLEMS = 20
 
@@ -38,8 +47,31 @@ def load_dataset(root: Path, config: DatasetConfig, on_progress: Progress | None
     scan = scan_folder(root, config)
     usable, skipped = check_pictures(scan.pictures, on_progress)
     _refuse_problems(root, [*_setting_problems(config), *scan.problems, *_none_left(scan, usable, skipped)])
+    dataset = place_pictures(usable, config, root.resolve().name)
+    return replace(
+        dataset,
+        notes=(*skipped, *scan.notes, *dataset.notes),
+        fingerprint=_scan_fingerprint(scan, config),
+        roots=(root.resolve(),),
+    )
+
+
+def place_pictures(usable: Sequence[CheckedPicture], config: DatasetConfig, root_name: str) -> TrainingSet:
+    """The set of these pictures: drawn by `max_train_samples`, put into buckets, with notes on what is odd.
+
+    Its fingerprint is that of these pictures; `roots` are empty.
+
+    Args:
+        usable: at least one picture, sorted by name.
+        config: the dataset settings.
+        root_name: what people call the set.
+
+    Raises:
+        InputError: a setting without meaning.
+    """
+    require_usable(config)
     chosen = _choose(usable, config.max_train_samples)
-    notes = [*skipped, *scan.notes]
+    notes = []
     if len(chosen) < len(usable):
         notes.append(Note("info", "", f"{len(usable) - len(chosen)} pictures left out by max_train_samples"))
     placements = [
@@ -54,10 +86,19 @@ def load_dataset(root: Path, config: DatasetConfig, on_progress: Progress | None
             _variants(index, placement, chosen[index].digest, config)
             for index, placement in enumerate(placements)
         ),
-        fingerprint=_fingerprint(scan, config),
-        root_name=root.resolve().name,
-        roots=(root.resolve(),),
+        fingerprint=_fingerprint([item.found for item in usable], [item.digest for item in usable], config),
+        root_name=root_name,
     )
+
+
+def require_usable(config: DatasetConfig) -> None:
+    """Refuse settings that only reading pictures can judge.
+
+    Raises:
+        InputError: the background is no colour.
+    """
+    if problems := _setting_problems(config):
+        raise InputError("; ".join(problems))
 
 
 def folder_fingerprint(root: Path, config: DatasetConfig) -> str:
@@ -69,12 +110,28 @@ def folder_fingerprint(root: Path, config: DatasetConfig) -> str:
     Raises:
         InputError: `root` is no folder.
     """
-    return _fingerprint(scan_folder(root, config), config)
+    return _scan_fingerprint(scan_folder(root, config), config)
 
 
-def _fingerprint(scan: Scan, config: DatasetConfig) -> str:
+def folder_state(root: Path, config: DatasetConfig) -> str:
+    """`folder_fingerprint`, and what changes when a mask file beside a picture comes, goes or changes.
+
+    Raises:
+        InputError: `root` is no folder.
+    """
+    scan = scan_folder(root, config)
+    masks = {at: found.mask_path for at, found in enumerate(scan.pictures) if found.mask_path is not None}
+    digests = digests_of(list(masks.values()))
+    return derived_fingerprint("with masks", _scan_fingerprint(scan, config), list(masks), digests)
+
+
+def _scan_fingerprint(scan: Scan, config: DatasetConfig) -> str:
+    return _fingerprint(scan.pictures, digests_of([found.path for found in scan.pictures]), config)
+
+
+def _fingerprint(pictures: Sequence[FoundPicture], digests: Sequence[str], config: DatasetConfig) -> str:
     hasher = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    for found, digest in zip(scan.pictures, digests_of(scan.pictures), strict=True):
+    for found, digest in zip(pictures, digests, strict=True):
         hasher.update(json.dumps([digest, found.captions, found.repeats]).encode())
     return hasher.hexdigest()
 
@@ -109,7 +166,7 @@ def _refuse_problems(root: Path, problems: Sequence[str]) -> None:
     raise InputError("\n".join([f"the dataset '{root}' cannot be used:", *lines]))
 
 
-def _choose(usable: list[CheckedPicture], most: int) -> list[CheckedPicture]:
+def _choose(usable: Sequence[CheckedPicture], most: int) -> Sequence[CheckedPicture]:
     """At most `most` pictures (0 = all) by lot: the lot of a picture hangs on its bytes alone."""
     if not 0 < most < len(usable):
         return usable
@@ -130,6 +187,7 @@ def _picture(item: CheckedPicture, config: DatasetConfig) -> Picture:
         repeats=item.found.repeats * config.repeats,
         digest=item.digest,
         background=config.background,
+        mask_path=item.found.mask_path,
     )
 
 

@@ -1,22 +1,32 @@
 """Training sets made from others: with class images, with masks, several joined with weights of their own."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from ..errors import InputError
+from .buckets import Size
 from .captions import holds_trigger
 from .folder import Note
-from .masks import given_masks
-from .picture_checks import Progress, in_threads
-from .training_set import Picture, TrainingSet, Variant, derived_fingerprint, some
+from .masks import given_masks, latent_mask
+from .picture import Picture, Variant
+from .picture_checks import Progress, digests_of, in_threads
+from .training_set import TrainingSet, derived_fingerprint, some
+from .variant_pixels import cut_mask, open_mask
 
 MIN_LOSS_WEIGHT, MAX_LOSS_WEIGHT = 0.01, 100.0
 MAX_ASPECT_ERROR = 1.05
 """A mask whose sides have another ratio than its picture's, by more than this, is pointed out."""
+NEARLY_BLACK = 0.005
+"""A mask that lets in less is one of the levels 0 and 1, made for a program that reads labels."""
+
+MaskSource = Literal["alpha", "masklabel"]
+
+_Value = TypeVar("_Value")
 
 
 def with_class_images(dataset: TrainingSet, class_set: TrainingSet) -> TrainingSet:
@@ -61,76 +71,111 @@ def with_repeats(dataset: TrainingSet, repeats: int) -> TrainingSet:
 
 
 def with_masks(
-    dataset: TrainingSet, source: Literal["alpha"] | Tensor, on_progress: Progress | None = None
+    dataset: TrainingSet, source: MaskSource | Tensor | Sequence[Tensor], on_progress: Progress | None = None
 ) -> TrainingSet:
     """The set with masks: what is black or transparent counts less in the loss, or not at all.
 
     Args:
         dataset: the pictures; masks they had are replaced. Class images stay without.
-        source: "alpha" for each picture's own alpha channel, where one without counts in full; or masks
-            (N, H, W) in [0, 1] in the order of the pictures, 1 = trained, N = 1 for all alike. A mask is
-            stretched over its whole upright picture.
+        source: "alpha" for each picture's own alpha channel, "masklabel" for the -masklabel file beside it,
+            where one without counts in full; or masks (N, H, W) in [0, 1] in the order of the pictures,
+            1 = trained, one for all alike, in one tensor or several of any sizes. A mask is stretched over
+            its whole upright picture.
         on_progress: called with (done, total) as masks are read; what it raises, ends the reading.
 
     Raises:
-        InputError: a wrong count or shape of masks, or a file that is gone or has changed.
+        InputError: a wrong count or shape of masks, or a file that is damaged, is gone or has changed.
     """
-    if isinstance(source, Tensor):
-        arrays = given_masks(source, len(dataset.pictures))
-        pictures = [
-            replace(picture, has_mask=True, given_mask=array)
-            for picture, array in zip(dataset.pictures, arrays, strict=True)
-        ]
-        marks = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
-        shapes = [array.shape for array in arrays]
-        fingerprint = derived_fingerprint("masks", marks, shapes, dataset.fingerprint)
-    else:
-        pictures = [replace(picture, has_mask=True, given_mask=None) for picture in dataset.pictures]
-        fingerprint = derived_fingerprint("alpha masks", dataset.fingerprint)
-    masked = replace(dataset, pictures=tuple(pictures), fingerprint=fingerprint)
-    shares = in_threads(lambda index: _shares(masked, index), range(len(pictures)), on_progress)
+    masked = _marked(dataset, source)
+    found = in_threads(lambda index: _read_mask(masked, index), range(len(masked.pictures)), on_progress)
     kept = tuple(
-        replace(picture, has_mask=share is not None)
-        for picture, share in zip(masked.pictures, shares, strict=True)
+        replace(picture, has_mask=mask is not None, mask_digest=picture.mask_digest if mask else "")
+        for picture, mask in zip(masked.pictures, found, strict=True)
     )
-    notes = _mask_notes(kept, shares)
+    missing = "-masklabel file" if isinstance(source, str) and source == "masklabel" else "alpha channel"
+    notes = (*_mask_notes(kept, found), *_missing_notes(found, missing))
     return replace(masked, pictures=kept, notes=(*dataset.notes, *notes))
 
 
-def _shares(dataset: TrainingSet, picture: int) -> list[float] | None:
-    """What part of each of its variants a mask lets in, 0 to 1; None for a picture without a mask."""
-    masks = dataset.load_masks(picture)
-    return None if masks is None else [float(mask.mean()) for mask in masks]
+def _marked(dataset: TrainingSet, source: MaskSource | Tensor | Sequence[Tensor]) -> TrainingSet:
+    """The set whose pictures say where their masks are to be looked for."""
+    count = len(dataset.pictures)
+    arrays: Sequence[np.ndarray | None] = [None] * count
+    digests = [""] * count
+    parts: tuple[object, ...]
+    by_file = isinstance(source, str) and source == "masklabel"
+    if by_file:
+        places = {at: p.mask_path for at, p in enumerate(dataset.pictures) if p.mask_path is not None}
+        for at, digest in zip(places, digests_of(list(places.values())), strict=True):
+            digests[at] = digest or "unreadable"
+        parts = ("masklabel masks", digests)
+    elif isinstance(source, str):
+        parts = ("alpha masks",)
+    else:
+        arrays = given_masks(source, count)
+        marks = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
+        parts = ("masks", marks, [array.shape for array in arrays])
+    pictures = tuple(
+        replace(
+            picture,
+            has_mask=not by_file or bool(digest),
+            given_mask=array,
+            mask_digest=digest,
+        )
+        for picture, array, digest in zip(dataset.pictures, arrays, digests, strict=True)
+    )
+    return replace(dataset, pictures=pictures, fingerprint=derived_fingerprint(*parts, dataset.fingerprint))
 
 
-def _mask_notes(pictures: Sequence[Picture], shares: Sequence[list[float] | None]) -> list[Note]:
-    notes = []
-    for picture, share in zip(pictures, shares, strict=True):
-        if share is not None and max(share) == 0:
-            notes.append(
-                Note("warning", picture.name, "has a mask that leaves nothing in: it teaches nothing")
-            )
-        elif share is not None and min(share) == 0:
-            notes.append(Note("warning", picture.name, "has a mask that leaves nothing in some of its crops"))
-        if picture.given_mask is not None and _is_distorted(picture):
-            height, width = picture.given_mask.shape
-            text = f"is {picture.width}x{picture.height}, its mask {width}x{height}: the mask was stretched"
-            notes.append(Note("warning", picture.name, text))
-    masked = [sum(share) / len(share) for share in shares if share is not None]
-    if masked:
-        let_in = sum(masked) / len(masked)
-        notes.append(Note("info", "", f"masks let in {let_in:.0%} of the area of their pictures on average"))
-    bare = len(pictures) - len(masked)
+@dataclass(frozen=True, slots=True)
+class _ReadMask:
+    """Size (width, height) of a mask before it is scaled, and the share of each variant that it lets in."""
+
+    size: Size
+    shares: list[float]
+
+
+def _read_mask(dataset: TrainingSet, picture: int) -> _ReadMask | None:
+    """None for a picture without a mask."""
+    mask = open_mask(dataset.pictures[picture])
+    if mask is None:
+        return None
+    shares = [float(latent_mask(cut_mask(mask, variant)).mean()) for variant in dataset.variants[picture]]
+    return _ReadMask(mask.size, shares)
+
+
+def _mask_notes(pictures: Sequence[Picture], found: Sequence[_ReadMask | None]) -> Iterator[Note]:
+    for picture, mask in zip(pictures, found, strict=True):
+        if mask is None:
+            continue
+        if max(mask.shares) == 0:
+            yield Note("warning", picture.name, "has a mask that leaves nothing in: it teaches nothing")
+        elif max(mask.shares) <= NEARLY_BLACK:
+            text = "has a mask that is nearly black all over: white (255) is what is learned"
+            yield Note("warning", picture.name, text)
+        elif min(mask.shares) == 0:
+            yield Note("warning", picture.name, "has a mask that leaves nothing in some of its crops")
+        if _is_distorted(picture, mask.size):
+            size = f"{mask.size[0]}x{mask.size[1]}"
+            text = f"is {picture.width}x{picture.height}, its mask {size}: the mask was stretched"
+            yield Note("warning", picture.name, text)
+
+
+def _missing_notes(found: Sequence[_ReadMask | None], missing: str) -> Iterator[Note]:
+    """How much the masks let in, and how many pictures lack the `missing` thing."""
+    let_in = [sum(mask.shares) / len(mask.shares) for mask in found if mask is not None]
+    if let_in:
+        text = f"masks let in {sum(let_in) / len(let_in):.0%} of the area of their pictures on average"
+        yield Note("info", "", text)
+    bare = len(found) - len(let_in)
     if bare:
-        text = f"{bare} of {len(pictures)} pictures have no alpha channel and count in full"
-        notes.append(Note("info" if masked else "warning", "", text))
-    return notes
+        text = f"{bare} of {len(found)} pictures have no {missing} and count in full"
+        yield Note("info" if let_in else "warning", "", text)
 
 
-def _is_distorted(picture: Picture) -> bool:
-    assert picture.given_mask is not None
-    height, width = picture.given_mask.shape
-    ratio = (width / height) / (picture.width / picture.height)
+def _is_distorted(picture: Picture, size: Size) -> bool:
+    """Whether a mask of this (width, height) has another shape than its picture."""
+    ratio = (size[0] / size[1]) / (picture.width / picture.height)
     return not 1 / MAX_ASPECT_ERROR <= ratio <= MAX_ASPECT_ERROR
 
 
@@ -171,7 +216,14 @@ def join_datasets(parts: Sequence[tuple[TrainingSet, float]]) -> TrainingSet:
         class_set=_joined_class_set([dataset.class_set for dataset in named if dataset.class_set]),
         fixed_trigger_words=", ".join(filter(None, words)),
         roots=tuple(root for dataset in named for root in dataset.roots),
+        augment=_common([dataset.augment for dataset in named]),
+        caption_variants=_common([dataset.caption_variants for dataset in named]),
     )
+
+
+def _common(values: Sequence[_Value]) -> _Value | None:
+    """What all parts have alike; None where they differ."""
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def _joined_class_set(class_sets: Sequence[TrainingSet]) -> TrainingSet | None:
@@ -189,7 +241,8 @@ def _named_apart(datasets: Sequence[TrainingSet]) -> list[TrainingSet]:
     taken: set[str] = set()
     named = []
     for dataset in datasets:
-        prefix, number = "" if len(dataset.roots) > 1 else f"{dataset.root_name}/", 1
+        is_joined = len(dataset.roots) > 1 or " + " in dataset.root_name
+        prefix, number = "" if is_joined else f"{dataset.root_name}/", 1
         while any(prefix + picture.name in taken for picture in dataset.pictures):
             number += 1
             prefix = f"{dataset.root_name}-{number}/"

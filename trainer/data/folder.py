@@ -17,6 +17,7 @@ from ..errors import InputError
 from .caption_tables import TABLE_NAMES, read_caption_table, same_name
 from .captions import clean_caption, read_caption
 from .folder_walk import Folder, walk
+from .mask_files import pair_masks
 from .pictures import looks_like_picture
 
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -43,13 +44,17 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class FoundPicture:
-    """A file that claims to be a picture; `captions` is empty when it has none anywhere."""
+    """A file that claims to be a picture; `captions` is empty when it has none anywhere.
+
+    `mask_path` is the -masklabel file beside it.
+    """
 
     path: Path
     name: str
     captions: tuple[str, ...]
     caption_source: str
     repeats: int
+    mask_path: Path | None = None
 
 
 @dataclass
@@ -86,7 +91,7 @@ class _Tables:
 
 
 def scan_folder(root: Path, config: DatasetConfig) -> Scan:
-    """Find every picture below `root` with its captions and repeats, sorted by name.
+    """Find every picture below `root` with its captions, repeats and mask file, sorted by name.
 
     Files count as pictures by a picture's ending or by their first bytes. Hidden files and the droppings
     of operating systems are passed over; links out of the folder, links to folders, pipes and devices
@@ -109,6 +114,11 @@ def scan_folder(root: Path, config: DatasetConfig) -> Scan:
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         scan.notes.append(Note("info", "", f"files that are no pictures, left alone: {kinds}"))
+    masked = sum(picture.mask_path is not None for picture in scan.pictures)
+    if masked:
+        of_all = f"{masked} of {len(scan.pictures)} pictures"
+        text = f"{of_all} have a -masklabel mask: Dataset Masks uses it with source masklabel"
+        scan.notes.append(Note("info", "", text))
     return scan
 
 
@@ -126,9 +136,11 @@ def _scan_one(
             pictures.append(file)
         else:
             others[suffix or "without ending"] += 1
-    repeats, words = _folder_name_says(folder, scan) if pictures else (1, "")
+    paired = pair_masks(pictures)
+    scan.notes.extend(Note("skipped", folder.shown(file), why) for file, why in paired.unused)
+    repeats, words = _folder_name_says(folder, scan) if paired.pictures else (1, "")
     fallbacks = ((words, "folder name"), (clean_caption(config.prompt)[0], "prompt"))
-    for file in pictures:
+    for file in paired.pictures:
         beside = sidecars.caption_of(file)
         captions, source = tables.captions.get(same_name(folder.prefix + file), ((), ""))
         if captions and beside[0] and beside[0] not in captions:
@@ -139,7 +151,10 @@ def _scan_one(
             captions, source = next(
                 (((text,), origin) for text, origin in (beside, *fallbacks) if text), ((), "none")
             )
-        scan.pictures.append(FoundPicture(folder.path / file, folder.shown(file), captions, source, repeats))
+        mask = folder.path / paired.masks[file] if file in paired.masks else None
+        scan.pictures.append(
+            FoundPicture(folder.path / file, folder.shown(file), captions, source, repeats, mask)
+        )
     sidecars.note_unused()
 
 

@@ -17,9 +17,10 @@ class Picture:
     they are variants of others, those are `plain_captions`. `repeats` counts how often an epoch shows the
     picture, folder and settings multiplied. `digest` is the SHA-256 of the file. `background` lies behind
     transparent pixels. Where `has_mask`, the mask is `given_mask` (H, W) uint8 of any size, stretched over
-    the upright picture, 255 = trained; without one it is the picture's own alpha channel. A picture that
-    came without a file has its pixels in `given_pixels` (H, W, 3) uint8 sRGB, an empty `path`, and the
-    digest of shape and bytes of these.
+    the upright picture, 255 = trained; without one it is the -masklabel file `mask_path` where its SHA-256
+    is `mask_digest`, else the picture's own alpha channel. A picture that came without a file has its
+    pixels in `given_pixels` (H, W, 3) uint8 sRGB, an empty `path`, and the digest of shape and bytes of
+    these.
     """
 
     path: Path
@@ -36,6 +37,8 @@ class Picture:
     given_mask: np.ndarray | None = field(default=None, repr=False, compare=False)
     plain_captions: tuple[str, ...] = ()
     given_pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
+    mask_path: Path | None = field(default=None, compare=False)
+    mask_digest: str = ""
 
     @property
     def shown_captions(self) -> tuple[str, ...]:
@@ -45,9 +48,10 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to see a picture: scaled to `scaled`, cut to `bucket` at the crop, then mirrored or not.
+    """One way to see a picture: scaled to `scaled`, cut to `bucket` at the crop, mirrored or not.
 
-    Sizes are (width, height); the crop counts in the scaled, not yet mirrored picture. All in pixels.
+    Sizes are (width, height); the crop counts in the scaled, not yet mirrored picture. All in pixels. An
+    `augmentation` turns the crop before it is mirrored, and colours it last.
     """
 
     picture: int

@@ -49,17 +49,17 @@ def check_pictures(
     return usable, [result for result in results if isinstance(result, Note)]
 
 
-def digests_of(found: Sequence[FoundPicture]) -> list[str]:
+def digests_of(paths: Sequence[Path]) -> list[str]:
     """The SHA-256 of each file; an empty string for one that cannot be read."""
-    digests = [_digest(picture, known_digest) for picture in found]
-    unknown = [picture for picture, digest in zip(found, digests, strict=True) if digest is None]
-    read = iter(in_threads(lambda picture: _digest(picture, file_digest) or "", unknown))
+    digests = [_digest(path, known_digest) for path in paths]
+    unknown = [path for path, digest in zip(paths, digests, strict=True) if digest is None]
+    read = iter(in_threads(lambda path: _digest(path, file_digest) or "", unknown))
     return [next(read) if digest is None else digest for digest in digests]
 
 
-def _digest(found: FoundPicture, ask: Callable[[Path], str | None]) -> str | None:
+def _digest(path: Path, ask: Callable[[Path], str | None]) -> str | None:
     try:
-        return ask(found.path)
+        return ask(path)
     except OSError:
         return ""
 

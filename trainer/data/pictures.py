@@ -152,6 +152,23 @@ def decode_alpha(data: bytes) -> Image.Image | None:
     return _converted(data, lambda upright: _split_alpha(_eight_bit(upright))[1])
 
 
+def decode_mask(data: bytes) -> Image.Image:
+    """The upright brightness of a picture that is a mask, mode L, 255 = white; transparent parts are black.
+
+    Colour profiles are left aside: a mask's levels are weights, not colours.
+
+    Raises:
+        UnreadablePictureError: the file is no picture, damaged, cut off or too large.
+    """
+    return _converted(data, _levels)
+
+
+def _levels(image: Image.Image) -> Image.Image:
+    color, alpha = _split_alpha(_eight_bit(image))
+    levels = color.convert("L")
+    return levels if alpha is None else Image.composite(levels, Image.new("L", levels.size), alpha)
+
+
 def _converted(data: bytes, convert: Callable[[Image.Image], _Converted]) -> _Converted:
     image = _open(data)
     _load(image)

@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
 
 from ..errors import InputError
+from .augmentation import coloured, cut_turned
 from .picture import Picture, Variant
-from .pictures import UnreadablePictureError, decode_alpha, decode_picture, read_bytes
+from .pictures import UnreadablePictureError, decode_alpha, decode_mask, decode_picture, read_bytes
 
 _MASK_RESAMPLING = Image.Resampling.BOX
 """An area mean, without the overshoot that lanczos has at a mask's edges."""
@@ -23,7 +25,7 @@ def open_picture(picture: Picture) -> Image.Image:
     """
     if picture.given_pixels is not None:
         return Image.fromarray(picture.given_pixels)
-    return _read(picture, lambda data: decode_picture(data, picture.background))
+    return _read(picture.path, picture.digest, picture.name, lambda d: decode_picture(d, picture.background))
 
 
 def open_mask(picture: Picture) -> Image.Image | None:
@@ -34,32 +36,46 @@ def open_mask(picture: Picture) -> Image.Image | None:
     """
     if not picture.has_mask:
         return None
-    return _read(picture, decode_alpha) if picture.given_mask is None else Image.fromarray(picture.given_mask)
+    if picture.given_mask is not None:
+        return Image.fromarray(picture.given_mask)
+    if picture.mask_path is not None and picture.mask_digest:
+        return _read(picture.mask_path, picture.mask_digest, f"the mask of {picture.name}", decode_mask)
+    if picture.given_pixels is not None:
+        return None
+    return _read(picture.path, picture.digest, picture.name, decode_alpha)
 
 
 def cut_picture(image: Image.Image, variant: Variant) -> Image.Image:
-    """The variant of a whole upright picture, of its bucket's size."""
-    return _cut(image, variant, Image.Resampling.LANCZOS)
+    """The variant of a whole upright picture, of its bucket's size.
+
+    Raises:
+        InputError: kornia, which turns and colours, is missing.
+    """
+    image = _cut(image, variant, Image.Resampling.LANCZOS)
+    return image if variant.augmentation is None else coloured(image, variant.augmentation)
 
 
 def cut_mask(mask: Image.Image, variant: Variant) -> Image.Image:
-    """The mask of a variant, scaled, cut and mirrored by the numbers of its pixels."""
+    """The mask of a variant, scaled, cut, turned and mirrored by the numbers of its pixels."""
     return _cut(mask, variant, _MASK_RESAMPLING)
 
 
-def _read(picture: Picture, decode: Callable[[bytes], _Decoded]) -> _Decoded:
+def _read(path: Path, digest: str, name: str, decode: Callable[[bytes], _Decoded]) -> _Decoded:
     try:
-        data = read_bytes(picture.path)
-        if hashlib.sha256(data).hexdigest() != picture.digest:
+        data = read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != digest:
             raise UnreadablePictureError("changed after the dataset was loaded: load the dataset again")
         return decode(data)
     except UnreadablePictureError as error:
-        raise InputError(f"{picture.name} {error}") from error
+        raise InputError(f"{name} {error}") from error
 
 
 def _cut(image: Image.Image, variant: Variant, resampling: Image.Resampling) -> Image.Image:
     if image.size != variant.scaled:
         image = image.resize(variant.scaled, resampling)
     left, top = variant.crop_left, variant.crop_top
-    image = image.crop((left, top, left + variant.bucket[0], top + variant.bucket[1]))
+    if variant.augmentation is not None and variant.augmentation.rotation:
+        image = cut_turned(image, (left, top), variant.bucket, variant.augmentation.rotation)
+    else:
+        image = image.crop((left, top, left + variant.bucket[0], top + variant.bucket[1]))
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if variant.flipped else image

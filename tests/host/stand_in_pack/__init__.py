@@ -1,6 +1,8 @@
-"""Test-only node pack: StandInLoader gives the bundled stand-in as MODEL, CLIP and VAE."""
+"""Test-only node pack: StandInLoader gives the bundled stand-in as MODEL, CLIP and VAE, PictureLists gives
+lists as core's dataset nodes do, in versions that have none too."""
 
 import folder_paths
+import torch
 
 from .loading import load_stand_in
 
@@ -25,4 +27,26 @@ class StandInLoader:
         return model, clip, vae
 
 
-NODE_CLASS_MAPPINGS = {"StandInLoader": StandInLoader}
+class PictureLists:
+    """Noise of four sizes, a text and a mask of half the size for each; the left half of a mask is white."""
+
+    CATEGORY = "tests"
+    RETURN_TYPES = ("IMAGE", "STRING", "MASK")
+    OUTPUT_IS_LIST = (True, True, True)
+    FUNCTION = "make"
+    SIZES = ((64, 64), (128, 64), (64, 128), (90, 70))
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        return {"required": {"seed": ("INT", {"default": 0})}}
+
+    def make(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        images = [torch.rand(1, height, width, 3, generator=generator) for width, height in self.SIZES]
+        masks = [torch.zeros(1, height // 2, width // 2) for width, height in self.SIZES]
+        for mask in masks:
+            mask[..., : mask.shape[-1] // 2] = 1
+        return images, [f"zorp number {index}" for index in range(len(images))], masks
+
+
+NODE_CLASS_MAPPINGS = {"StandInLoader": StandInLoader, "PictureLists": PictureLists}
