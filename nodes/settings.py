@@ -186,7 +186,7 @@ class RunSettings(_Settings):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        rare = ("resume_from_step", "save_precision", "save_diffusers")
+        rare = ("resume_from_step", "save_precision", "save_diffusers", "cache_encoded")
         return io.Schema(
             node_id="SDXLTrainer_RunSettings",
             display_name="Run Settings",

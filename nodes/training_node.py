@@ -101,6 +101,7 @@ class TrainingNode(io.ComfyNode):
             loras_folder=loras_folder(),
             embeddings_folder=embeddings_folder() if config.pivotal.is_on else None,
             run_folder=run_folder(),
+            cache_folder=run_folder() / ".cache",  # no run has a name with a dot in front
             initial_lora=initial_lora,
             extra_metadata=graph_metadata(hidden_value(cls, "prompt"), hidden_value(cls, "extra_pnginfo")),
         )

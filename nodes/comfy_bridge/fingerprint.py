@@ -13,6 +13,9 @@ from torch import Tensor
 
 from .new_words import known_words
 
+# what of a patcher changes its results in ways that no digest here knows
+UNKNOWN_CHANGES = ("forced_hooks", "hook_patches", "injections")
+CAST_TYPE = "manual_cast_dtype"  # the one object patch of ComfyUI's own on text encoders
 NUM_SAMPLES = 16  # values of each tensor
 # no SDXL checkpoint holds it and nothing reads it: ComfyUI leaves it uninitialised
 UNUSED = "clip_l.transformer.text_projection.weight"
@@ -31,6 +34,54 @@ def weights_fingerprint(model: Any, clip: Any, vae: Any) -> str:
     digest.update(f"clip layer {clip.layer_idx}".encode())
     _add_words(digest, clip)
     return digest.hexdigest()
+
+
+def vae_fingerprint(model: Any, vae: Any) -> str:
+    """Changes with all that latents depend on beside the pixels; "" where something unknown acts on the VAE.
+
+    Args:
+        model: whose scale and shift of latents is used.
+        vae: as wired.
+    """
+    if _is_changed_unseen(vae.patcher):
+        return ""
+    digest = hashlib.sha256()
+    _add_weights(digest, vae.patcher)
+    _add_patches(digest, vae.patcher)
+    _add_kind(digest, vae, vae.first_stage_model, vae.patcher)
+    ends = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, vae.latent_channels, 1, 1)
+    processed = model.get_model_object("latent_format").process_in(ends)
+    digest.update(f"{vae.vae_dtype} {vae.process_input(ends[:, :1]).flatten().tolist()}".encode())
+    digest.update(processed.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def text_fingerprint(clip: Any) -> str:
+    """Changes with all that conditions depend on beside the caption; "" where what acts on it is unknown."""
+    if _is_changed_unseen(clip.patcher):
+        return ""
+    digest = hashlib.sha256()
+    _add_weights(digest, clip.patcher)
+    _add_patches(digest, clip.patcher)
+    _add_kind(digest, clip, clip.cond_stage_model, clip.tokenizer, clip.patcher)
+    options = sorted(getattr(clip, "tokenizer_options", {}).items())
+    digest.update(f"clip layer {clip.layer_idx} {options}".encode())
+    _add_words(digest, clip)
+    return digest.hexdigest()
+
+
+def _add_kind(digest: Any, *parts: Any) -> None:
+    """Whose code computes, in which types, on which kind of device; the last part is the patcher."""
+    patcher = parts[-1]
+    types = sorted({str(weight.dtype) for weight in patcher.model.parameters()})
+    names = [f"{type(part).__module__}.{type(part).__qualname__}" for part in parts[:-1]]
+    types.append(str(patcher.object_patches.get(CAST_TYPE)))
+    digest.update(f"{names} {types} {patcher.load_device.type}".encode())
+
+
+def _is_changed_unseen(patcher: Any) -> bool:
+    has_changes = any(getattr(patcher, name, None) for name in UNKNOWN_CHANGES)
+    return has_changes or bool(patcher.object_patches.keys() - {CAST_TYPE})
 
 
 def _add_weights(digest: Any, patcher: Any) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from .captions import encode_captions
 from .families import require_sdxl
-from .fingerprint import weights_fingerprint
+from .fingerprint import text_fingerprint, vae_fingerprint, weights_fingerprint
 from .live_preview import draw_live
 from .new_words import require_no_words
 from .pixels import encode_pixels
@@ -60,6 +61,16 @@ class HostModel:
         self.fingerprint = weights_fingerprint(model, clip, vae)
         self.device: torch.device = model.load_device
         self.notes = _ignored(model) + _patched(model, clip)
+
+    @cached_property
+    def vae_fingerprint(self) -> str:
+        """Of the VAE alone, its type and its kind of device; nothing is moved for it."""
+        return vae_fingerprint(self._model, self._vae)
+
+    @cached_property
+    def text_fingerprint(self) -> str:
+        """Of CLIP alone, its patches, layer, words, type and kind of device; nothing is moved for it."""
+        return text_fingerprint(self._clip)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] -> mean latents (B, 4, H/8, W/8), float32, scaled."""

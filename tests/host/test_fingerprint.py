@@ -70,3 +70,67 @@ def test_words_that_the_clip_knows_count_with_their_vectors(fingerprint, stand_i
     found = {fingerprint(*stand_in), taught("TOK", 1.0), taught("TOK", 2.0), taught("STY", 1.0)}
     assert len(found) == 4
     assert taught("tok", 1.0) == taught("TOK", 1.0)
+
+
+def parts(model, clip, vae):
+    """What names latents, and what names conditions."""
+    from sdxl_trainer.nodes.comfy_bridge.fingerprint import text_fingerprint, vae_fingerprint
+
+    return vae_fingerprint(model, vae), text_fingerprint(clip)
+
+
+def test_latents_and_text_are_named_by_their_own_part_alone(stand_in, loading):
+    import comfy.latent_formats
+
+    model, clip, vae = stand_in
+    base = parts(*stand_in)
+    with torch.inference_mode():
+        assert parts(*loading.load_stand_in()) == base
+    assert parts(diff_patch(model), clip, vae) == base
+    skipped = clip.clone()
+    skipped.clip_layer(-3)
+    assert parts(model, skipped, vae)[0] == base[0] != parts(model, skipped, vae)[1] != base[1]
+    scaled = model.clone()
+    scaled.add_object_patch("latent_format", comfy.latent_formats.SDXL_Playground_2_5())
+    assert parts(scaled, clip, vae)[0] != base[0]
+    assert parts(scaled, clip, vae)[1] == base[1]
+    with torch.inference_mode():
+        next(vae.first_stage_model.parameters()).mul_(1.5)
+    assert parts(*stand_in)[0] != base[0]
+    assert parts(*stand_in)[1] == base[1]
+
+
+def test_the_type_that_is_computed_in_names_latents_and_text(stand_in, load_clip, monkeypatch):
+    model, _, vae = stand_in
+    base = parts(*stand_in)
+    clips = [load_clip(dtype) for dtype in (None, torch.float16, torch.bfloat16, torch.float32)]
+    found = [parts(model, clip, vae)[1] for clip in clips]
+    assert len(set(found)) == 3 and found[0] == base[1]
+    other = torch.bfloat16 if vae.vae_dtype == torch.float32 else torch.float32
+    monkeypatch.setattr(vae, "vae_dtype", other)
+    assert parts(*stand_in)[0] != base[0]
+
+
+def test_a_lora_on_clip_names_its_text_merged_or_not(stand_in):
+    import comfy.model_management
+
+    model, clip, vae = stand_in
+    key = next(k for k in clip.cond_stage_model.state_dict() if k.endswith("q_proj.weight"))
+    patched = clip.clone()
+    patched.add_patches({key: ("diff", (torch.ones_like(clip.cond_stage_model.state_dict()[key]),))}, 0.5)
+    base, changed = parts(*stand_in), parts(model, patched, vae)
+    assert changed[0] == base[0] and changed[1] != base[1]
+    comfy.model_management.load_models_gpu([patched.patcher], force_full_load=True)
+    assert parts(*stand_in) == base
+    assert parts(model, patched, vae) == changed
+
+
+def test_what_no_digest_knows_leaves_text_without_a_name(stand_in):
+    import comfy.hooks
+
+    model, clip, vae = stand_in
+    hooked = clip.clone()
+    hooked.patcher.forced_hooks = comfy.hooks.HookGroup()
+    hooked.patcher.forced_hooks.add(comfy.hooks.WeightHook(1.0, 1.0))
+    assert parts(model, hooked, vae) == (parts(*stand_in)[0], "")
+    assert all(parts(*stand_in))

@@ -13,7 +13,7 @@ from sdxl_trainer.trainer.config import (
 )
 from sdxl_trainer.trainer.data.batches import BatchPlan
 from sdxl_trainer.trainer.data.dataset import load_dataset
-from sdxl_trainer.trainer.data.encoded_dataset import encode_dataset
+from sdxl_trainer.trainer.data.encoded_dataset import Encoding, encode_dataset
 from sdxl_trainer.trainer.diffusion.noise_draw import draw_noise
 from sdxl_trainer.trainer.diffusion.objective import denoising_losses
 from sdxl_trainer.trainer.events import SilentListener
@@ -42,7 +42,7 @@ def drawings(tmp_path):
 
 
 def loss_on_fixed_noise(model, dataset, lora_path=None):
-    encoded = encode_dataset(dataset, model, "inference", SilentListener(), lambda: None)
+    encoded = encode_dataset(dataset, Encoding(model, SilentListener(), lambda: None), "inference")
     config = ObjectiveConfig(caption_dropout=0)
     total = 0.0
     with model.open_denoiser(0) as denoiser, torch.no_grad():

@@ -6,7 +6,7 @@ import torch
 from sdxl_trainer.trainer.adapter.lora import attach_adapter
 from sdxl_trainer.trainer.config import NoiseConfig
 from sdxl_trainer.trainer.data.batches import BatchPlan
-from sdxl_trainer.trainer.data.encoded_dataset import encode_dataset
+from sdxl_trainer.trainer.data.encoded_dataset import Encoding, encode_dataset
 from sdxl_trainer.trainer.diffusion.noise_draw import NoiseDraw, draw_noise
 from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule
 from sdxl_trainer.trainer.errors import InputError
@@ -49,7 +49,7 @@ def faulty(faults, out_of_memory=False):
 
 def encode(tiny_run, dataset, dtype=torch.float32):
     model, listener = tiny_run.TinyModel(), SilentListener()
-    encoded = encode_dataset(dataset, model, "inference", listener, lambda: None, [CLASS_PROMPT])
+    encoded = encode_dataset(dataset, Encoding(model, listener, lambda: None), "inference", [CLASS_PROMPT])
     return encoded.to(CPU, dtype)
 
 

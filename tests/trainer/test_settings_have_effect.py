@@ -173,6 +173,7 @@ REFUSED = {
 """Settings that ask for what the model or the folder must have: value, and how it is refused."""
 ELSEWHERE = {
     "resume": "trainer/runs/test_run.py::test_asked_for_a_new_run_it_never_goes_on",
+    "run.cache_encoded": "trainer/test_cached_runs.py::test_switched_off_nothing_is_written_or_read",
     "preview.sampler": "host/test_live_preview.py::"
     "test_a_live_picture_is_what_ksampler_draws_with_the_saved_lora",
     "preview.scheduler": "host/test_live_preview.py::"

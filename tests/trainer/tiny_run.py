@@ -90,6 +90,8 @@ class TinyModel:
 
     title = "tiny.safetensors"
     fingerprint = "tiny"
+    vae_fingerprint = "tiny VAE"
+    text_fingerprint = "tiny text encoders"
     device = torch.device("cpu")
 
     def __init__(self, dtype=torch.float32, unet=None):

@@ -12,8 +12,7 @@ from torch import Tensor
 from ..diffusion.conditioning import TextCondition, stack_conditions
 from ..errors import InputError
 from ..events import Listener
-
-CAPTIONS_AT_ONCE = 8
+from .encoded_cache import EncodedCache, caption_key
 
 
 class Conditions(Protocol):
@@ -51,31 +50,54 @@ def encode_captions(
     encode: Callable[[Sequence[str]], Sequence[TextCondition]],
     listener: Listener,
     check_stop: Callable[[], None],
+    cache: EncodedCache | None = None,
+    fingerprint: str = "",
 ) -> EncodedCaptions:
-    """Encode each distinct caption; on the CPU, in the type that `encode` gives.
+    """Encode each distinct caption that the cache lacks; on the CPU, in the type that `encode` gives.
+
+    Each is encoded alone, so that its bits do not depend on the others.
 
     Args:
-        captions: of the run, encoded in their own order, so that a run that goes on gets the same bits.
-        encode: a few captions in, a condition for each out.
+        captions: of the run.
+        encode: captions in, a condition for each out.
         listener: hears of the progress.
-        check_stop: called before each few captions; raises to stop.
+        check_stop: called before each caption; raises to stop.
+        cache: what earlier runs encoded, if that is wanted.
+        fingerprint: of the text encoders behind `encode`.
 
     Raises:
         InputError: a caption came out as NaN or infinite; it is named.
     """
     distinct = sorted(set(captions))
     listener.phase("encoding captions", 0, len(distinct))
+    cache = cache or EncodedCache()
+    keys = {caption: caption_key(fingerprint, caption) for caption in distinct}
     conditions = EncodedCaptions()
-    for start in range(0, len(distinct), CAPTIONS_AT_ONCE):
+    for caption in distinct:
         check_stop()
-        some = distinct[start : start + CAPTIONS_AT_ONCE]
-        for caption, condition in zip(some, encode(some), strict=True):
-            embeds, pooled = condition.prompt_embeds.detach(), condition.pooled.detach()
-            if not bool(embeds.isfinite().all() and pooled.isfinite().all()):
-                raise InputError(
-                    f"the caption '{caption[:60]}' came out of the text encoders as NaN or infinite: the "
-                    "CLIP of this checkpoint is damaged, use another checkpoint"
-                )
-            conditions[caption] = TextCondition(embeds.cpu().clone(), pooled.cpu().clone())
+        found = cache.find("captions", keys[caption])
+        if found is not None:
+            conditions[caption] = TextCondition(**found)
+    if conditions:
+        listener.phase("encoding captions", len(conditions), len(distinct))
+    for caption in distinct:
+        if caption in conditions:
+            continue
+        check_stop()
+        condition = _encode_alone(caption, encode)
+        embeds, pooled = condition.prompt_embeds, condition.pooled
+        cache.keep("captions", keys[caption], {"prompt_embeds": embeds, "pooled": pooled})
+        conditions[caption] = condition
         listener.phase("encoding captions", len(conditions), len(distinct))
     return conditions
+
+
+def _encode_alone(caption: str, encode: Callable[[Sequence[str]], Sequence[TextCondition]]) -> TextCondition:
+    (condition,) = encode([caption])
+    embeds, pooled = condition.prompt_embeds.detach(), condition.pooled.detach()
+    if not bool(embeds.isfinite().all() and pooled.isfinite().all()):
+        raise InputError(
+            f"the caption '{caption[:60]}' came out of the text encoders as NaN or infinite: the "
+            "CLIP of this checkpoint is damaged, use another checkpoint"
+        )
+    return TextCondition(embeds.cpu().clone(), pooled.cpu().clone())

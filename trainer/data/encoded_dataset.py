@@ -4,8 +4,8 @@ A picture costs 256 KiB at 1024 px, a caption 310 KiB in half precision: a thous
 graphics card beside the model. `B` batch, `H W` size of the latents.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,13 +16,36 @@ from ..errors import InputError
 from ..events import Listener
 from ..sdxl.model import TrainableModel
 from .batches import Draw
+from .encoded_cache import EncodedCache, latent_key
 from .encoded_captions import Conditions, EncodedCaptions, encode_captions
 from .masks import LATENT_DOWNSCALE
 from .training_set import TrainingSet, Variant
 
-PIXELS_AT_ONCE = 1024 * 1024
-"""The VAE sees so many pixels at a time: one picture at 1024 px, and small ones several together."""
-PICTURES_AT_ONCE = 16
+FOUND_AT_ONCE = 100
+"""So many latents are read from the cache between two words to the listener."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """By what pictures and captions are encoded, who hears of it, and what is known already.
+
+    `check_stop` is called before each picture and each caption, and raises to stop.
+    """
+
+    model: TrainableModel
+    listener: Listener
+    check_stop: Callable[[], None]
+    cache: EncodedCache = field(default_factory=EncodedCache)
+
+    @property
+    def vae_fingerprint(self) -> str:
+        """Empty where nothing is kept: reading it may take a while."""
+        return self.model.vae_fingerprint if self.cache.folder is not None else ""
+
+    @property
+    def text_fingerprint(self) -> str:
+        """Empty where nothing is kept: reading it may take a while."""
+        return self.model.text_fingerprint if self.cache.folder is not None else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +105,8 @@ def _each_to(tensors: Sequence[tuple[Tensor, ...]], device: torch.device) -> tup
 
 def encode_dataset(
     dataset: TrainingSet,
-    model: TrainableModel,
+    encoding: Encoding,
     size_conditioning: SizeConditioning,
-    listener: Listener,
-    check_stop: Callable[[], None],
     extra_captions: Sequence[str] = (),
 ) -> EncodedDataset:
     """Encode each variant of each picture and each distinct caption, the empty one included.
@@ -94,34 +115,34 @@ def encode_dataset(
 
     Args:
         dataset: the pictures.
-        model: its VAE and text encoders.
+        encoding: the model whose VAE and text encoders are used, unless the cache has all that is asked for.
         size_conditioning: which sizes the denoiser is told.
-        listener: hears of the progress.
-        check_stop: called before each picture and each few captions; raises to stop.
         extra_captions: encoded too, for `EncodedDataset.with_caption`.
 
     Raises:
         InputError: a picture or a caption came out of its encoder as NaN or infinite; it is named.
     """
-    pictures = encode_variants(dataset, model, size_conditioning, listener, check_stop)
-    captions = captions_of(dataset) | set(extra_captions)
-    conditions = encode_captions(captions, model.encode_captions, listener, check_stop)
+    pictures = encode_variants(dataset, encoding, size_conditioning)
+    conditions = encode_captions(
+        captions_of(dataset) | set(extra_captions),
+        encoding.model.encode_captions,
+        encoding.listener,
+        encoding.check_stop,
+        encoding.cache,
+        encoding.text_fingerprint,
+    )
     return replace(pictures, conditions=conditions)
 
 
 def encode_variants(
-    dataset: TrainingSet,
-    model: TrainableModel,
-    size_conditioning: SizeConditioning,
-    listener: Listener,
-    check_stop: Callable[[], None],
+    dataset: TrainingSet, encoding: Encoding, size_conditioning: SizeConditioning
 ) -> EncodedDataset:
     """A dataset without the conditions of its captions, which come from somewhere else.
 
     Arguments and errors as of `encode_dataset`.
     """
     return EncodedDataset(
-        latents=_encode_pictures(dataset, model, listener, check_stop),
+        latents=_encode_pictures(dataset, encoding),
         time_ids=tuple(
             tuple(_time_ids(dataset, variant, size_conditioning) for variant in variants)
             for variants in dataset.variants
@@ -158,48 +179,46 @@ def _time_ids(dataset: TrainingSet, variant: Variant, size_conditioning: SizeCon
     return stack_time_ids([dataset.true_time_ids(variant) if true else inference_time_ids(variant.bucket)])[0]
 
 
-def _encode_pictures(
-    dataset: TrainingSet, model: TrainableModel, listener: Listener, check_stop: Callable[[], None]
-) -> tuple[tuple[Tensor, ...], ...]:
+def _encode_pictures(dataset: TrainingSet, encoding: Encoding) -> tuple[tuple[Tensor, ...], ...]:
+    every = {
+        (picture, number): variant
+        for picture, variants in enumerate(dataset.variants)
+        for number, variant in enumerate(variants)
+    }
+    cache, listener, vae = encoding.cache, encoding.listener, encoding.vae_fingerprint
+    keys = {place: latent_key(vae, dataset.pictures[place[0]], variant) for place, variant in every.items()}
+    listener.phase("encoding pictures", 0, len(every))
     latents: dict[tuple[int, int], Tensor] = {}
-    total = sum(len(variants) for variants in dataset.variants)
-    listener.phase("encoding pictures", 0, total)
-    for places in _groups_of_one_size(dataset):
-        pixels = []
-        for picture, number in places:
-            check_stop()
-            pixels.append(dataset.load_pixels(dataset.variants[picture][number]))
-        encoded = _encode_pixels(model, torch.stack(pixels))
-        for place, latent in zip(places, encoded, strict=True):
-            if not bool(latent.isfinite().all()):
-                raise InputError(
-                    f"{dataset.pictures[place[0]].name} came out of the VAE as NaN or infinite: take the "
-                    "picture out, or use a VAE that works in half precision (sdxl-vae-fp16-fix)"
-                )
-            latents[place] = latent
-        listener.phase("encoding pictures", len(latents), total)
+    for place in every:
+        encoding.check_stop()
+        found = cache.find("latents", keys[place])
+        if found is not None:
+            latents[place] = found["latents"]
+            if len(latents) % FOUND_AT_ONCE == 0:
+                listener.phase("encoding pictures", len(latents), len(every))
+    if latents:
+        listener.phase("encoding pictures", len(latents), len(every))
+    for place, variant in every.items():
+        if place in latents:
+            continue
+        encoding.check_stop()
+        latents[place] = _encode_alone(dataset, variant, encoding.model)
+        cache.keep("latents", keys[place], {"latents": latents[place]})
+        listener.phase("encoding pictures", len(latents), len(every))
     return tuple(
         tuple(latents[picture, number] for number in range(len(variants)))
         for picture, variants in enumerate(dataset.variants)
     )
 
 
-def _groups_of_one_size(dataset: TrainingSet) -> Iterator[list[tuple[int, int]]]:
-    """(picture, variant number) of all variants, in groups that the VAE takes at once."""
-    for (width, height), pictures in dataset.buckets.items():
-        places = [(p, number) for p in pictures for number in range(len(dataset.variants[p]))]
-        at_once = min(PICTURES_AT_ONCE, max(1, PIXELS_AT_ONCE // (width * height)))
-        for start in range(0, len(places), at_once):
-            yield places[start : start + at_once]
-
-
-def _encode_pixels(model: TrainableModel, pixels: Tensor) -> list[Tensor]:
-    """Latents of each picture, float32 on the CPU; pictures that do not fit together go one by one."""
-    try:
-        encoded = model.encode_pixels(pixels.to(model.device))
-    except torch.cuda.OutOfMemoryError:
-        if len(pixels) == 1:
-            raise
-        return [_encode_pixels(model, picture)[0] for picture in pixels.split(1)]
-    # clone: a tensor made in inference mode, or a view that holds the whole batch, must not stay.
-    return [latent.clone() for latent in encoded.detach().to("cpu", torch.float32)]
+def _encode_alone(dataset: TrainingSet, variant: Variant, model: TrainableModel) -> Tensor:
+    """Latents (4, H, W), float32 on the CPU; no other picture beside it has a say in their bits."""
+    encoded = model.encode_pixels(dataset.load_pixels(variant)[None].to(model.device))
+    # clone: a tensor made in inference mode must not stay
+    latents = encoded[0].detach().to("cpu", torch.float32).clone()
+    if not bool(latents.isfinite().all()):
+        raise InputError(
+            f"{dataset.pictures[variant.picture].name} came out of the VAE as NaN or infinite: take the "
+            "picture out, or use a VAE that works in half precision (sdxl-vae-fp16-fix)"
+        )
+    return latents

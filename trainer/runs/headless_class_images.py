@@ -33,9 +33,11 @@ class ClassFolder:
 
 
 def add_class_images(
-    dataset: TrainingSet, folder: ClassFolder, model: HeadlessSDXL, listener: Listener
+    dataset: TrainingSet, folder: ClassFolder, model: HeadlessSDXL | None, listener: Listener
 ) -> TrainingSet:
     """The dataset with the class images of a folder; those that are missing are drawn into it first.
+
+    Without a model none can be, and `num_class_images` must be 0.
 
     Raises:
         InputError: no class images and no prompt to draw them with, or a folder that cannot be used.
@@ -49,6 +51,7 @@ def add_class_images(
                 f"{folder.num_class_images} class images and class_prompt is empty: put pictures there, or "
                 "give a class_prompt to draw the missing ones with, such as 'a photo of a dog'"
             )
+        assert model is not None, "class images are missing, and there is no model to draw them"
         _draw(dataset, folder, missing, model, listener)
     if not folder.path.is_dir():
         raise InputError(f"class folder '{folder.path.name}' is not there: check the path")

@@ -15,7 +15,8 @@ class Job:
     """What to train.
 
     `loras_folder` gets the LoRA files, `embeddings_folder` new words (None = `loras_folder`), and
-    `run_folder / name` everything else. `extra_metadata` goes into the header of the LoRA as it is
+    `run_folder / name` everything else. What was encoded is kept for later runs in `cache_folder` (None = not
+    at all), which is no folder of the user's own. `extra_metadata` goes into the header of the LoRA as it is
     ("workflow", "prompt"). Training starts from `initial_lora`, if any.
     """
 
@@ -26,6 +27,7 @@ class Job:
     extra_metadata: Mapping[str, str] = field(default_factory=dict)
     initial_lora: LoRAFile | None = None
     embeddings_folder: Path | None = None
+    cache_folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -158,7 +158,7 @@ class Previewer:
 def preview_prompts(config: PreviewConfig, dataset: TrainingSet) -> list[str]:
     """The prompts of the settings, one a line, else the first caption of the dataset."""
     prompts = [line.strip() for line in config.prompts.splitlines() if line.strip()]
-    return prompts or [literal_prompt(dataset.pictures[0].captions[0])]
+    return prompts or [literal_prompt(dataset.pictures[0].shown_captions[0])]
 
 
 def preview_size(config: PreviewConfig, dataset: TrainingSet) -> tuple[int, int]:

@@ -13,6 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..data.changed_pictures import changed_note
+from ..data.encoded_cache import EncodedCache
+from ..data.encoded_dataset import Encoding
 from ..errors import CancelledError, InputError
 from ..events import Listener
 from ..files.metadata import FINGERPRINT_KEY, RunFacts, build_metadata
@@ -124,7 +127,10 @@ class _Run:
         config, model, pictures = self.config, self.model, self.pictures
         state = self._load_state()
         step = state.step if state else 0
-        encoded = encode_pictures(pictures, config, model, self.listener, lambda: self._stop_if_asked(step))
+        cache = EncodedCache(self.job.cache_folder if config.run.cache_encoded else None, self.listener.note)
+        encoding = Encoding(model, self.listener, lambda: self._stop_if_asked(step), cache)
+        encoded = encode_pictures(pictures, config, encoding)
+        self.notes += cache.notes
         with contextlib.ExitStack() as stack:
             record = self._record(step)
             stack.callback(record.trackers.close)
@@ -157,7 +163,7 @@ class _Run:
                 checkpointing=training.memory.title,
                 num_skipped=training.num_skipped,
             )
-        self.notes += record.trackers.failures
+        self.notes += [*record.trackers.failures, *changed_note(self.job.dataset)]
         return self._result(outcome)
 
     def _open_text(self, stack: contextlib.ExitStack) -> RunText:

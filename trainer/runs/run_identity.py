@@ -22,6 +22,7 @@ _NOT_OF_THE_RESULT_IN_RUN = (
     "save_precision",
     "save_diffusers",
     "gradient_checkpointing",
+    "cache_encoded",
 )
 
 

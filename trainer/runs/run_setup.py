@@ -11,14 +11,19 @@ from ..config import Precision, TrainConfig
 from ..data.batches import BatchPlan
 from ..data.dataset import TrainingSet
 from ..data.encoded_captions import Conditions
-from ..data.encoded_dataset import EncodedDataset, captions_of, encode_dataset, encode_variants
+from ..data.encoded_dataset import (
+    EncodedDataset,
+    Encoding,
+    captions_of,
+    encode_dataset,
+    encode_variants,
+)
 from ..diffusion.noise_schedule import schedule_for
 from ..errors import InputError
-from ..events import Listener
 from ..files.lora_file import LoRAFile
 from ..memory_plan import Level, bytes_needed, bytes_to_ask_for, checkpoint_modules, free_bytes, plan_memory
 from ..optimization.loss_scale import LossScale
-from ..sdxl.model import Denoiser, TrainableModel
+from ..sdxl.model import Denoiser
 from ..settings.part_rates import part_window, text_end_step
 from ..trained_part import TrainedPart
 from ..training import ClassImages, Training
@@ -108,14 +113,10 @@ class EncodedPictures:
         )
 
 
-def encode_pictures(
-    pictures: RunPictures,
-    config: TrainConfig,
-    model: TrainableModel,
-    listener: Listener,
-    check_stop: Callable[[], None],
-) -> EncodedPictures:
+def encode_pictures(pictures: RunPictures, config: TrainConfig, encoding: Encoding) -> EncodedPictures:
     """Encode all pictures of a run, and their captions unless the text encoders learn.
+
+    What the cache has is read from it; it is trimmed afterwards, when this run's files are the last used.
 
     Raises:
         InputError: see `encode_dataset`.
@@ -125,14 +126,17 @@ def encode_pictures(
 
     def encode(dataset: TrainingSet, captions: tuple[str, ...] = ()) -> EncodedDataset:
         if text_end_step(config):
-            return encode_variants(dataset, model, sizes, listener, check_stop)
-        return encode_dataset(dataset, model, sizes, listener, check_stop, captions)
+            return encode_variants(dataset, encoding, sizes)
+        return encode_dataset(dataset, encoding, sizes, captions)
 
-    return EncodedPictures(
-        trained=encode(pictures.trained, extra),
-        held_out=encode(pictures.held_out) if pictures.held_out else None,
-        classes=encode(pictures.classes) if pictures.classes else None,
-    )
+    try:
+        return EncodedPictures(
+            trained=encode(pictures.trained, extra),
+            held_out=encode(pictures.held_out) if pictures.held_out else None,
+            classes=encode(pictures.classes) if pictures.classes else None,
+        )
+    finally:
+        encoding.cache.trim()
 
 
 def assemble(

@@ -76,6 +76,19 @@ class TrainableModel(Protocol):
     schedule: NoiseSchedule
     """As the model samples: known before anything is loaded."""
 
+    @property
+    def vae_fingerprint(self) -> str:
+        """Changes with all that `encode_pixels` depends on beside the pixels; empty where that is not known.
+
+        Weights, what patches them, the type that is computed in and the kind of device belong to it.
+        """
+        ...
+
+    @property
+    def text_fingerprint(self) -> str:
+        """The same of `encode_captions`."""
+        ...
+
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, 8·H, 8·W) in [-1, 1] -> scaled latents (B, 4, H, W), float32.
 

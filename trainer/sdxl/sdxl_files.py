@@ -3,6 +3,8 @@
 Everything is read from the user's disk; no config, tokenizer or weight is ever looked up on a hub.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +43,16 @@ class Part:
         module: nn.Module = self.empty()
         self.files.fill(module, self.locate, device, dtype)
         return module
+
+    def fingerprint(self) -> str:
+        """Tells this network from others: weights and config, whatever else its files hold."""
+        module = self.empty()
+        config = module.config if isinstance(module.config, Mapping) else module.config.to_dict()
+        # what the libraries note for themselves, in any order
+        plain = {k: v for k, v in config.items() if k[0] != "_" and k != "transformers_version"}
+        weights = self.files.fingerprint({self.locate(name).name for name in module.state_dict()})
+        described = json.dumps([weights, plain], sort_keys=True, default=str)
+        return hashlib.sha256(described.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

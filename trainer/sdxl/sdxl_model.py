@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -61,6 +61,21 @@ class HeadlessSDXL:
         """
         where = torch.device(device)
         return cls(open_checkpoint(Path(path).expanduser()), where, dtype or _default_dtype(where))
+
+    @cached_property
+    def vae_fingerprint(self) -> str:
+        """Of the VAE's weights and config, float32, and the kind of device."""
+        return f"{self._files.vae.fingerprint()} x {self._files.scaling_factor} {self._computed}"
+
+    @cached_property
+    def text_fingerprint(self) -> str:
+        """Of both text encoders' weights and configs, float32, and the kind of device."""
+        return f"{self._files.clip_l.fingerprint()} {self._files.clip_g.fingerprint()} {self._computed}"
+
+    @property
+    def _computed(self) -> str:
+        """How VAE and text encoders compute, whatever the UNet does."""
+        return f"headless float32 {self.device.type}"
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:

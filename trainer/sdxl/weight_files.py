@@ -2,7 +2,7 @@
 
 import hashlib
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -67,11 +67,16 @@ class WeightFiles:
         _make_position_ids(module, device)
         module.eval().requires_grad_(False)
 
-    def fingerprint(self) -> str:
-        """Hash over names, types, shapes and evenly spaced bytes of every tensor, in about a second."""
+    def fingerprint(self, of: Collection[str] | None = None) -> str:
+        """Hash over names, types, shapes and evenly spaced bytes of every tensor, in about a second.
+
+        Args:
+            of: these tensors alone; None = all.
+        """
         digest = hashlib.sha256()
+        wanted = self._home if of is None else set(of)
         for path in sorted(set(self._home.values())):
-            names = sorted(name for name, home in self._home.items() if home == path)
+            names = sorted(name for name, home in self._home.items() if home == path and name in wanted)
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
                 for name in names:
                     entry = self.entries[name]

@@ -103,6 +103,9 @@ class RunConfig:
     """Type of the numbers in the LoRA file; kohya: save_precision."""
     save_diffusers: bool = False
     """Also write `<name>_diffusers.safetensors`, in the format of diffusers' own scripts."""
+    cache_encoded: bool = True
+    """Keep latents and text on disk for later runs of the same pictures, at most 20 GiB; kohya:
+    cache_latents_to_disk, cache_text_encoder_outputs_to_disk."""
 
     def __post_init__(self) -> None:
         refuse(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -5,7 +7,7 @@ from sdxl_trainer.trainer.config import DatasetConfig
 from sdxl_trainer.trainer.data.batches import BatchPlan
 from sdxl_trainer.trainer.data.dataset import load_dataset
 from sdxl_trainer.trainer.data.dataset_sets import join_datasets, with_class_images, with_masks
-from sdxl_trainer.trainer.data.encoded_dataset import encode_dataset
+from sdxl_trainer.trainer.data.encoded_dataset import Encoding, encode_dataset
 from sdxl_trainer.trainer.errors import CancelledError, InputError
 from sdxl_trainer.trainer.events import SilentListener
 
@@ -18,13 +20,8 @@ def go_on():
 def encode(tiny_run, tmp_path):
     def run(model=None, check_stop=go_on, listener=None, size_conditioning="inference", **values):
         dataset = tiny_run.tiny_dataset(tmp_path, **values)
-        encoded = encode_dataset(
-            dataset,
-            model or tiny_run.TinyModel(),
-            size_conditioning,
-            listener or SilentListener(),
-            check_stop,
-        )
+        encoding = Encoding(model or tiny_run.TinyModel(), listener or SilentListener(), check_stop)
+        encoded = encode_dataset(dataset, encoding, size_conditioning)
         return dataset, encoded
 
     return run
@@ -109,16 +106,22 @@ def test_progress_ends_at_the_total(encode, tiny_run):
     assert listener.phases[0] == ("encoding pictures", 0, 5)
 
 
-def test_pictures_that_do_not_fit_together_go_one_by_one(encode, tiny_run):
-    class Small(tiny_run.TinyModel):
+def test_bits_of_latents_and_text_do_not_depend_on_what_else_is_encoded(encode, tiny_run):
+    class Mixing(tiny_run.TinyModel):
         def encode_pixels(self, pixels):
-            if len(pixels) > 1:
-                raise torch.cuda.OutOfMemoryError
-            return super().encode_pixels(pixels)
+            return super().encode_pixels(pixels) + len(pixels)
 
-    _, ours = encode(Small())
-    _, theirs = encode()
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(ours.latents, theirs.latents, strict=True))
+        def encode_captions(self, captions):
+            conditions = super().encode_captions(captions)
+            return [replace(c, pooled=c.pooled + len(captions)) for c in conditions]
+
+    dataset, encoded = encode(Mixing())
+    alone = Encoding(Mixing(), SilentListener(), go_on)
+    for index in range(len(dataset.pictures)):
+        own = encode_dataset(dataset.only([index]), alone, "inference")
+        caption = dataset.pictures[index].captions[0]
+        assert torch.equal(own.latents[0][0], encoded.latents[index][0])
+        assert torch.equal(own.conditions[caption].pooled, encoded.conditions[caption].pooled)
 
 
 def colored(folder, colors, side=64):
@@ -140,7 +143,7 @@ def test_text_and_latents_of_a_sample_belong_to_one_picture_in_both_kinds_of_bat
     dataset = with_class_images(colored(tmp_path / "own", own), colored(tmp_path / "kept", kept))
     model = tiny_run.TinyModel()
     for part, colors, purpose in ((dataset, own, ""), (dataset.class_set, kept, "class")):
-        encoded = encode_dataset(part, model, "inference", SilentListener(), go_on)
+        encoded = encode_dataset(part, Encoding(model, SilentListener(), go_on), "inference")
         plan = BatchPlan(part, batch_size, seed=4, purpose=purpose)
         seen = set()
         for index in range(3 * plan.num_batches):
@@ -169,7 +172,7 @@ def test_masks_and_weights_of_a_batch_are_those_of_its_pictures(tiny_run, tmp_pa
     masked = with_masks(plain, ramp)
     other = colored(tmp_path / "other", {"red": (255, 0, 0)})
     dataset = join_datasets([(masked, 0.5), (other, 2)])
-    encoded = encode_dataset(dataset, tiny_run.TinyModel(), "inference", SilentListener(), go_on)
+    encoded = encode_dataset(dataset, Encoding(tiny_run.TinyModel(), SilentListener(), go_on), "inference")
     encoded = encoded.to(torch.device("cpu"), torch.bfloat16)
     plan = BatchPlan(dataset, 3, seed=2)
     widths = set()
@@ -190,14 +193,14 @@ def test_masks_and_weights_of_a_batch_are_those_of_its_pictures(tiny_run, tmp_pa
 
 def test_a_dataset_without_a_single_mask_left_has_none(tiny_run, tmp_path):
     dataset = with_masks(tiny_run.tiny_dataset(tmp_path), "alpha")  # its pictures have no alpha channel
-    encoded = encode_dataset(dataset, tiny_run.TinyModel(), "inference", SilentListener(), go_on)
+    encoded = encode_dataset(dataset, Encoding(tiny_run.TinyModel(), SilentListener(), go_on), "inference")
     assert encoded.masks is None
 
 
 def test_extra_captions_are_encoded_and_stand_for_the_whole_batch(tiny_run, tmp_path):
     dataset, model = tiny_run.tiny_dataset(tmp_path), tiny_run.TinyModel()
     text = "a photo of a dog"
-    encoded = encode_dataset(dataset, model, "inference", SilentListener(), go_on, [text])
+    encoded = encode_dataset(dataset, Encoding(model, SilentListener(), go_on), "inference", [text])
     assert text in model.encoded_captions
     batch = encoded.batch(BatchPlan(dataset, 3, 1).batch(1))
     renamed = encoded.with_caption(batch, text)

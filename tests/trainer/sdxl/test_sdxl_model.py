@@ -349,3 +349,43 @@ def test_a_sampler_that_only_comfyui_has_is_refused_with_those_there_are(folder_
         pytest.raises(InputError, match=r"without ComfyUI there are only 'euler' and 'normal'"),
     ):
         folder_model.draw(denoiser, encoded, PreviewConfig(**values), (64, 64))
+
+
+def test_latents_and_text_are_named_by_their_own_networks_alone(folder_model, folder_copy):
+    def names():
+        model = HeadlessSDXL.load(folder_copy)
+        return model.vae_fingerprint, model.text_fingerprint
+
+    def change(part, stem):
+        place = folder_copy / part / f"{stem}.safetensors"
+        tensors = load_file(place)
+        name = next(key for key in tensors if key.endswith(".bias"))
+        save_file({**tensors, name: tensors[name] + 1}, place)
+
+    base = (folder_model.vae_fingerprint, folder_model.text_fingerprint)
+    change("unet", "diffusion_pytorch_model")
+    assert names() == base
+    change("vae", "diffusion_pytorch_model")
+    vae = names()
+    assert vae[0] != base[0] and vae[1] == base[1]
+    change("text_encoder_2", "model")
+    text = names()
+    assert text[0] == vae[0] and text[1] != vae[1]
+    config = folder_copy / "text_encoder" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_act": "gelu"}))
+    assert names()[1] not in (base[1], text[1])
+
+
+def test_one_checkpoint_file_names_its_vae_and_text_apart(single_file, stand_in_tensors, tmp_path):
+    def names(path):
+        model = HeadlessSDXL.load(path)
+        return model.vae_fingerprint, model.text_fingerprint
+
+    base = names(single_file)
+    found = {}
+    for start in ("model.diffusion_model.", "first_stage_model.encoder.", "conditioner.embedders.1."):
+        name = next(n for n in stand_in_tensors if n.startswith(start) and n.endswith(".bias"))
+        path = tmp_path / "other.safetensors"
+        save_file({**stand_in_tensors, name: stand_in_tensors[name] + 1}, path)
+        found[start] = [a == b for a, b in zip(names(path), base, strict=True)]
+    assert list(found.values()) == [[True, True], [False, True], [True, False]]
