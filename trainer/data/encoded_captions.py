@@ -28,6 +28,11 @@ class Conditions(Protocol):
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Conditions": ...
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all that is looked up, in the type it has now."""
+        ...
+
 
 class EncodedCaptions(dict[str, TextCondition]):
     """Conditions of captions that stay what they are, by caption."""
@@ -43,6 +48,10 @@ class EncodedCaptions(dict[str, TextCondition]):
             (caption, TextCondition(c.prompt_embeds.to(device, dtype), c.pooled.to(device, dtype)))
             for caption, c in self.items()
         )
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(c.prompt_embeds.nbytes + c.pooled.nbytes for c in self.values())
 
 
 def encode_captions(

@@ -54,7 +54,8 @@ class EncodedDataset:
     of its captions.
 
     `masks` alike, (1, H, W) float32, all ones for pictures without a mask; None where no picture has one.
-    `loss_weights[picture]` () float32; None where all are 1.
+    `loss_weights[picture]` () float32; None where all are 1. Batches are moved to `device` where it is given;
+    else they lie where the data does.
     """
 
     latents: tuple[tuple[Tensor, ...], ...]
@@ -62,22 +63,37 @@ class EncodedDataset:
     conditions: Conditions
     masks: tuple[tuple[Tensor, ...], ...] | None = None
     loss_weights: tuple[Tensor, ...] | None = None
+    device: torch.device | None = None
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "EncodedDataset":
-        """On the device; text takes the denoiser's type, latents and sizes stay exact."""
+    def to(self, device: torch.device, dtype: torch.dtype, is_resident: bool = True) -> "EncodedDataset":
+        """For training on the device; text takes the denoiser's type, latents and sizes stay exact.
+
+        Args:
+            device: where batches are wanted.
+            dtype: of text.
+            is_resident: all of it lies on the device; else it stays in main memory, and each batch is moved.
+        """
+        home = device if is_resident else torch.device("cpu")
         return EncodedDataset(
-            latents=_each_to(self.latents, device),
-            time_ids=_each_to(self.time_ids, device),
-            conditions=self.conditions.to(device, dtype),
-            masks=None if self.masks is None else _each_to(self.masks, device),
-            loss_weights=None if self.loss_weights is None else _each_to([self.loss_weights], device)[0],
+            latents=_each_to(self.latents, home),
+            time_ids=_each_to(self.time_ids, home),
+            conditions=self.conditions.to(home, dtype),
+            masks=None if self.masks is None else _each_to(self.masks, home),
+            loss_weights=None if self.loss_weights is None else _each_to([self.loss_weights], home)[0],
+            device=device,
         )
+
+    @property
+    def num_bytes(self) -> int:
+        """Of latents, masks and text."""
+        groups = (*self.latents, *(self.masks or ()))
+        return self.conditions.num_bytes + sum(tensor.nbytes for some in groups for tensor in some)
 
     def batch(self, draws: Sequence[Draw]) -> Batch:
         """The drawn samples as one batch; all of them lie in one bucket."""
         prompt_embeds, pooled = self.conditions.stack([d.caption for d in draws])
         masks, weights = self.masks, self.loss_weights
-        return Batch(
+        batch = Batch(
             latents=torch.stack([self.latents[d.picture][d.variant_index] for d in draws]),
             prompt_embeds=prompt_embeds,
             pooled=pooled,
@@ -85,6 +101,7 @@ class EncodedDataset:
             loss_weights=None if weights is None else torch.stack([weights[d.picture] for d in draws]),
             masks=None if masks is None else torch.stack([masks[d.picture][d.variant_index] for d in draws]),
         )
+        return batch if self.device is None else batch.to(self.device)
 
     def with_caption(self, batch: Batch, caption: str, is_base: bool = False) -> Batch:
         """The same samples, all of them under one caption, which must be among the encoded ones.
@@ -96,7 +113,8 @@ class EncodedDataset:
         """
         stack = self.conditions.stack_base if is_base else self.conditions.stack
         prompt_embeds, pooled = stack([caption] * len(batch.latents))
-        return replace(batch, prompt_embeds=prompt_embeds, pooled=pooled)
+        device = batch.latents.device
+        return replace(batch, prompt_embeds=prompt_embeds.to(device), pooled=pooled.to(device))
 
 
 def _each_to(tensors: Sequence[tuple[Tensor, ...]], device: torch.device) -> tuple[tuple[Tensor, ...], ...]:

@@ -42,6 +42,17 @@ class Batch:
     loss_weights: Tensor | None = None
     masks: Tensor | None = None
 
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device; what lies there already is not copied."""
+        return Batch(
+            latents=self.latents.to(device),
+            prompt_embeds=self.prompt_embeds.to(device),
+            pooled=self.pooled.to(device),
+            time_ids=self.time_ids.to(device),
+            loss_weights=None if self.loss_weights is None else self.loss_weights.to(device),
+            masks=None if self.masks is None else self.masks.to(device),
+        )
+
 
 def stack_conditions(conditions: Sequence[TextCondition]) -> tuple[Tensor, Tensor]:
     """Captions of any length as one batch: `prompt_embeds` (B, T, D) and `pooled` (B, P).

@@ -20,6 +20,7 @@ from ..errors import CancelledError, InputError
 from ..events import Listener
 from ..files.metadata import FINGERPRINT_KEY, RunFacts, build_metadata
 from ..loop import StopEarly, run_steps
+from ..memory_plan import free_bytes
 from ..sdxl.model import TrainableModel
 from ..training import Training
 from .between_steps import BetweenSteps, HeldOut
@@ -140,7 +141,7 @@ class _Run:
             denoiser = stack.enter_context(model.open_denoiser(room))
             if text.trained is not None:
                 encoded = encoded.reading(text.trained)
-            encoded = encoded.to(model.device, denoiser.dtype)
+            encoded = encoded.to(model.device, denoiser.dtype, free_bytes(model.device))
             training, notes = assemble(config, pictures, encoded, denoiser, text, self.job.initial_lora)
             if training.adapter is not None:
                 stack.callback(training.adapter.detach)

@@ -34,6 +34,8 @@ PRECISIONS: Mapping[torch.dtype, Precision] = {
     torch.float16: "fp16",
     torch.float32: "fp32",
 }
+_RESIDENT_SHARE = 0.2
+"""Of the free memory of a device: encoded pictures and captions that take more stay in main memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,21 @@ class EncodedPictures:
     held_out: EncodedDataset | None
     classes: EncodedDataset | None
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "EncodedPictures":
-        return EncodedPictures(
-            self.trained.to(device, dtype),
-            None if self.held_out is None else self.held_out.to(device, dtype),
-            None if self.classes is None else self.classes.to(device, dtype),
-        )
+    def to(self, device: torch.device, dtype: torch.dtype, free: int) -> "EncodedPictures":
+        """For training on the device: all of it there, or batch by batch where it would crowd the model.
+
+        Args:
+            device: of the denoiser.
+            dtype: of text.
+            free: bytes of the device that nothing has taken.
+        """
+        parts = (self.trained, self.held_out, self.classes)
+        num_bytes = sum(part.num_bytes for part in parts if part is not None)
+        is_resident = device.type == "cpu" or num_bytes <= _RESIDENT_SHARE * free
+        moved = (None if part is None else part.to(device, dtype, is_resident) for part in parts)
+        trained, held_out, classes = moved
+        assert trained is not None
+        return EncodedPictures(trained, held_out, classes)
 
     def reading(self, conditions: Conditions) -> "EncodedPictures":
         """The same with captions that mean what `conditions` says."""

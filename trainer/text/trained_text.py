@@ -92,6 +92,11 @@ class TrainedText:
         """Itself: it lives on the encoders' device, and the denoiser casts what it reads."""
         return self
 
+    @property
+    def num_bytes(self) -> int:
+        """0: what it holds is on the device already."""
+        return 0
+
     def prepare_base(self, captions: Sequence[str]) -> None:
         """Encode captions as the model reads them without training, for `stack_base`."""
         assert self._encoder is not None

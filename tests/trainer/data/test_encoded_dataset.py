@@ -8,8 +8,10 @@ from sdxl_trainer.trainer.data.batches import BatchPlan
 from sdxl_trainer.trainer.data.dataset import load_dataset
 from sdxl_trainer.trainer.data.dataset_sets import join_datasets, with_class_images, with_masks
 from sdxl_trainer.trainer.data.encoded_dataset import Encoding, encode_dataset
+from sdxl_trainer.trainer.diffusion.conditioning import Batch
 from sdxl_trainer.trainer.errors import CancelledError, InputError
 from sdxl_trainer.trainer.events import SilentListener
+from sdxl_trainer.trainer.runs.run_setup import EncodedPictures
 
 
 def go_on():
@@ -61,6 +63,35 @@ def test_text_takes_the_denoisers_type_latents_and_sizes_stay_exact(encode):
     encoded = encode()[1].to(torch.device("cpu"), torch.bfloat16)
     assert {c.prompt_embeds.dtype for c in encoded.conditions.values()} == {torch.bfloat16}
     assert encoded.latents[0][0].dtype == encoded.time_ids[0][0].dtype == torch.float32
+
+
+def test_data_that_is_too_large_for_the_device_is_moved_batch_by_batch(tiny_run, tmp_path):
+    dataset = with_masks(tiny_run.tiny_dataset(tmp_path), torch.ones(1, 8, 8))
+    dataset = join_datasets([(dataset, 0.5)])
+    encoded = encode_dataset(
+        dataset, Encoding(tiny_run.TinyModel(), SilentListener(), go_on), "inference", ["x"]
+    )
+    device = torch.device("meta")
+    draws = BatchPlan(dataset, 2, seed=0).batch(0)
+    for is_resident, home in ((False, "cpu"), (True, "meta")):
+        placed = encoded.to(device, torch.bfloat16, is_resident)
+        assert {latent.device.type for ways in placed.latents for latent in ways} == {home}
+        assert {c.pooled.device.type for c in placed.conditions.values()} == {home}
+        for batch in (placed.batch(draws), placed.with_caption(placed.batch(draws), "x")):
+            parts = [getattr(batch, name) for name in Batch.__dataclass_fields__]
+            assert {part.device.type for part in parts} == {"meta"}
+
+
+def test_encoded_pictures_count_their_bytes_and_leave_most_of_a_device_free(encode):
+    encoded = encode()[1]
+    latents = sum(latent.numel() * 4 for ways in encoded.latents for latent in ways)
+    text = sum((c.prompt_embeds.numel() + c.pooled.numel()) * 4 for c in encoded.conditions.values())
+    assert encoded.num_bytes == latents + text
+    pictures = EncodedPictures(encoded, None, encoded)
+    for free, home in ((11 * encoded.num_bytes, "meta"), (9 * encoded.num_bytes, "cpu")):
+        placed = pictures.to(torch.device("meta"), torch.float32, free)
+        assert placed.held_out is None
+        assert {placed.trained.latents[0][0].device.type, placed.classes.latents[0][0].device.type} == {home}
 
 
 def test_nan_latents_name_the_picture(encode, tiny_run):
