@@ -1,0 +1,1 @@
+"""Captions from models: which there are, where their files lie, and one picture into one text."""
