@@ -1,6 +1,6 @@
 """Pictures with their captions on one sheet: a dataset as it will be cropped, or before beside after."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,9 +15,11 @@ _MAT = "#e6e6e0"
 _INK = "#222222"
 _FAINT = "#6b6b6b"
 _HIGHLIGHT = "#b3380f"
+_ALARM = "#c4161c"
 _PALENESS = 0.75
 _GAP = 14
 _MAX_CAPTION_LINES = 5
+_MAX_FLAG_LINES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class SheetStyle:
 
     `tile` is the width of what each picture is fitted into, pixels, `height` its height, 0 = a square;
     `labels` are short grey lines above the captions, `row_notes` grey texts below the row titles; `corner`
-    stands over the row titles; `highlight` is coloured where a caption holds it.
+    stands over the row titles; `highlight` is coloured where a caption holds it. `title` stands over it all;
+    `flags` are words in red, "" = none, on a picture that gets a red frame for them.
     """
 
     tile: int = 256
@@ -37,6 +40,8 @@ class SheetStyle:
     column_titles: Sequence[str] = ()
     corner: str = ""
     highlight: str = ""
+    title: str = ""
+    flags: Sequence[str] = ()
 
     @property
     def tile_height(self) -> int:
@@ -74,32 +79,59 @@ def contact_sheet(
         fitted = _fit(image, style.tile, style.tile_height)
         across, down = (style.tile - fitted.width) // 2, (style.tile_height - fitted.height) // 2
         sheet.paste(fitted, (left + across, top + down))
-        _draw_text(draw, grid, index, texts[index] if index < len(texts) else [])
+        text_top = top + style.tile_height + _draw_flag(draw, grid, index) + _GAP // 2
+        _draw_text(draw, grid, index, (left + _GAP // 2, text_top), texts)
     return sheet
 
 
-def dataset_sheet(dataset: TrainingSet, max_pictures: int = 48) -> Image.Image:
+def dataset_sheet(
+    dataset: TrainingSet, max_pictures: int = 48, flags: Mapping[int, Sequence[str]] | None = None
+) -> Image.Image:
     """The pictures of a dataset as they are cropped, with size, file name and caption.
 
     What a mask leaves out is shown pale and without colour.
 
+    Args:
+        dataset: what to show.
+        max_pictures: of more, those with flags come first, and the others are an even choice.
+        flags: picture -> what is wrong with it, few words each; given, a title counts them.
+
     Raises:
         InputError: a file is gone or has changed.
     """
-    shown = _evenly(len(dataset.pictures), max_pictures)
+    shown = _chosen(len(dataset.pictures), max_pictures, sorted(flags or ()))
     labels = []
     for index in shown:
         width, height = dataset.variants[index][0].bucket
         name = " ".join(dataset.pictures[index].name.split())
         labels.append(f"{width}x{height}  {name}")
     columns = min(8, max(1, round((len(shown) * 1.4) ** 0.5)))
-    style = SheetStyle(labels=labels, highlight=dataset.trigger_words)
+    style = SheetStyle(
+        labels=labels,
+        highlight=dataset.trigger_words,
+        title="" if flags is None else _count(len(shown), len(dataset.pictures), len(flags)),
+        flags=[", ".join((flags or {}).get(index, ())) for index in shown],
+    )
     return contact_sheet(
         [_fit(_shown(dataset, index), style.tile, style.tile_height) for index in shown],
-        [dataset.pictures[index].captions[0] or "(no caption)" for index in shown],
+        [dataset.pictures[index].shown_captions[0] or "(no caption)" for index in shown],
         columns,
         style,
     )
+
+
+def _count(shown: int, total: int, flagged: int) -> str:
+    pictures = f"{shown} of {total} pictures" if shown < total else f"{total} picture{'s' * (total > 1)}"
+    return f"{pictures}, {flagged or 'none'} flagged"
+
+
+def _chosen(total: int, most: int, flagged: Sequence[int]) -> list[int]:
+    """At most `most` indices; where not all fit, the flagged ones first, then an even choice of others."""
+    if total <= most:
+        return list(range(total))
+    others = sorted(set(range(total)) - set(flagged))
+    first = [flagged[place] for place in _evenly(len(flagged), most)]
+    return first + [others[place] for place in _evenly(len(others), most - len(first))]
 
 
 def _shown(dataset: TrainingSet, index: int) -> Image.Image:
@@ -119,15 +151,17 @@ class _Grid:
         self.columns = columns
         self.line_height = round(_caption_size(style) * 1.35)
         self.label_height = self.line_height if style.labels else 0
-        rows = [texts[start : start + columns] for start in range(0, num_images, columns)]
-        self._text_heights = [
-            max((len(lines) for lines in row), default=0) * self.line_height for row in rows
-        ]
+        self.title_height = round(_title_size(style) * 1.35) + _GAP if style.title else 0
+        font = _font(_caption_size(style))
+        self.flags = [_wrap(flag, style.tile, font, _MAX_FLAG_LINES) for flag in style.flags]
+        counts = [_length(texts, index) + _length(self.flags, index) for index in range(num_images)]
+        rows = [counts[start : start + columns] for start in range(0, num_images, columns)]
+        self._text_heights = [max(row) * self.line_height for row in rows]
         self.titles_width = style.tile * 3 // 4 if style.row_titles or style.row_notes else 0
         heading = [_wrap(title, style.tile, _font(_title_size(style))) for title in style.column_titles]
         self.titles_height = max(map(len, heading), default=0) * round(_title_size(style) * 1.35)
         self.row_tops: list[int] = []
-        top = _GAP + (self.titles_height + _GAP if self.titles_height else 0)
+        top = _GAP + self.title_height + (self.titles_height + _GAP if self.titles_height else 0)
         for row in range(len(rows)):
             self.row_tops.append(top)
             top += self.card_height(row * columns) + _GAP
@@ -145,13 +179,16 @@ class _Grid:
 def _draw_titles(draw: ImageDraw.ImageDraw, grid: _Grid, style: SheetStyle) -> None:
     font = _font(_title_size(style))
     spacing = round(_title_size(style) * 1.35)
+    if style.title:
+        draw.text((_GAP, _GAP), _wrap(style.title, grid.size[0] - _GAP, font, 1)[0], fill=_INK, font=font)
+    heading = _GAP + grid.title_height
     for column, title in enumerate(style.column_titles[: grid.columns]):
         left = grid.place(column)[0]
         for number, line in enumerate(_wrap(title, style.tile, font)):
-            draw.text((left, _GAP + number * spacing), line, fill=_INK, font=font)
+            draw.text((left, heading + number * spacing), line, fill=_INK, font=font)
     if style.corner and grid.titles_width:
         line = _wrap(style.corner, grid.titles_width, font, 1)[0]
-        draw.text((_GAP, _GAP), line, fill=_FAINT, font=font)
+        draw.text((_GAP, heading), line, fill=_FAINT, font=font)
     for row, top in enumerate(grid.row_tops):
         bottom = top + style.tile_height
         for texts, size, fill in (
@@ -165,9 +202,26 @@ def _draw_titles(draw: ImageDraw.ImageDraw, grid: _Grid, style: SheetStyle) -> N
                 top += spacing
 
 
-def _draw_text(draw: ImageDraw.ImageDraw, grid: _Grid, index: int, lines: list[str]) -> None:
+def _draw_flag(draw: ImageDraw.ImageDraw, grid: _Grid, index: int) -> int:
+    """A red frame around a flagged picture and its words in white on red below it; the height of these."""
+    lines = grid.flags[index] if index < len(grid.flags) else []
+    if not lines:
+        return 0
     left, top = grid.place(index)
-    left, top = left + _GAP // 2, top + grid.style.tile_height + _GAP // 2
+    right, bottom = left + grid.style.tile - 1, top + grid.style.tile_height - 1
+    height = len(lines) * grid.line_height
+    draw.rectangle((left, top, right, bottom + height), outline=_ALARM, width=max(3, grid.style.tile // 64))
+    draw.rectangle((left, bottom, right, bottom + height), fill=_ALARM)
+    for number, line in enumerate(lines):
+        place = (left + _GAP // 2, bottom + 1 + number * grid.line_height)
+        draw.text(place, line, fill=_CARD, font=_font(_caption_size(grid.style)))
+    return height
+
+
+def _draw_text(
+    draw: ImageDraw.ImageDraw, grid: _Grid, index: int, place: tuple[int, int], texts: list[list[str]]
+) -> None:
+    (left, top), lines = place, texts[index] if index < len(texts) else []
     font = _font(_caption_size(grid.style))
     if index < len(grid.style.labels):
         label = _wrap(grid.style.labels[index], grid.style.tile, font, 1)
@@ -211,6 +265,10 @@ def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     image = image.convert("RGB")
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _length(texts: Sequence[list[str]], index: int) -> int:
+    return len(texts[index]) if index < len(texts) else 0
 
 
 def _evenly(total: int, most: int) -> list[int]:

@@ -35,34 +35,56 @@ def with_token(dataset: TrainingSet, new_tokens: NewTokens, add_token: bool) -> 
     """
     notes: list[str] = []
     names = " or ".join(new_tokens.names)
-    captions = [caption for picture in dataset.pictures for caption in picture.captions]
+    captions = [caption for picture in dataset.pictures for caption in picture.shown_captions]
     lacking = [
         picture.name
         for picture in dataset.pictures
-        for caption in picture.captions
+        for caption in picture.shown_captions
         if not new_tokens.holds(caption)
     ]
-    if lacking and add_token:
+    lost = _lost_by_variants(dataset, new_tokens)
+    if (lacking or lost) and add_token:
         first = new_tokens.words[0][0]
         pictures = tuple(_with_word(picture, first, new_tokens) for picture in dataset.pictures)
         fingerprint = derived_fingerprint("token", first, dataset.fingerprint)
         dataset = replace(dataset, pictures=pictures, fingerprint=fingerprint)
-        notes.append(f"{first} was put in front of {len(lacking)} of {len(captions)} captions")
+        notes += [f"{first} was put in front of {len(lacking)} of {len(captions)} captions"] * bool(lacking)
+        notes += [f"{first} was put in front of {len(lost)} variants that had lost it"] * bool(lost)
     _require_words(dataset, new_tokens)
     if lacking and not add_token:
         notes.append(
             f"{len(lacking)} of {len(captions)} captions hold no {names}, and teach it nothing: "
             f"{some(list(dict.fromkeys(lacking)), MAX_NAMED)}; write it into them, or set add_token to on"
         )
+    if lost and not add_token:
+        notes.append(
+            f"{len(lost)} variants of captions have lost {names}, and teach it nothing: "
+            f"{some(list(dict.fromkeys(lost)), MAX_NAMED)}; write it into never_drop of Caption Variants, "
+            "and into every choice that is to have it"
+        )
     return dataset, [*notes, *_class_notes(dataset, new_tokens)]
 
 
+def _lost_by_variants(dataset: TrainingSet, new_tokens: NewTokens) -> list[str]:
+    """The picture of each variant that lacks the words, though its caption holds one."""
+    lost = []
+    for picture in dataset.pictures:
+        each = len(picture.captions) // max(1, len(picture.plain_captions))
+        for number, plain in enumerate(picture.plain_captions):
+            variants = picture.captions[number * each : (number + 1) * each]
+            if new_tokens.holds(plain):
+                lost += [picture.name] * sum(not new_tokens.holds(variant) for variant in variants)
+    return lost
+
+
 def _with_word(picture: Picture, word: str, new_tokens: NewTokens) -> Picture:
-    captions = (
-        caption if new_tokens.holds(caption) else f"{word}, {caption}" if caption else word
-        for caption in picture.captions
-    )
-    return replace(picture, captions=tuple(captions))
+    def added(captions: Iterable[str]) -> tuple[str, ...]:
+        return tuple(
+            caption if new_tokens.holds(caption) else f"{word}, {caption}" if caption else word
+            for caption in captions
+        )
+
+    return replace(picture, captions=added(picture.captions), plain_captions=added(picture.plain_captions))
 
 
 def _require_words(dataset: TrainingSet, new_tokens: NewTokens) -> None:
@@ -134,7 +156,7 @@ def word_notes(config: PivotalConfig, new_tokens: NewTokens) -> list[str]:
     notes = []
     for word in new_tokens.names:
         pieces = [_text_of(token) for token in tokenizer.ids(word)]
-        if len(pieces) == 1 and _is_common(word, tokenizer.ids(word)[0]):
+        if is_known_word(word, tokenizer):
             notes.append(
                 f"token '{word}' is one known token of CLIP ({pieces[0]}), and prompts lose what it means: "
                 "choose a word nobody needs, such as TOK"
@@ -155,8 +177,10 @@ def word_notes(config: PivotalConfig, new_tokens: NewTokens) -> list[str]:
     return notes
 
 
-def _is_common(word: str, token: int) -> bool:
-    return token < FIRST_RARE or len(word) > SHORT_WORD
+def is_known_word(word: str, tokenizer: CaptionTokenizer) -> bool:
+    """Whether CLIP has a token for the whole word, as something that people write."""
+    ids = tokenizer.ids(word)
+    return len(ids) == 1 and (ids[0] < FIRST_RARE or len(word) > SHORT_WORD)
 
 
 def _text_of(token: int) -> str:

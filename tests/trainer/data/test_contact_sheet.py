@@ -92,3 +92,38 @@ def test_a_dataset_sheet_shows_the_crops(tmp_path, count):
         tuple(color) for color in np.unique(values, axis=0).tolist() if color[0] == 10 and color[2] == 200
     }
     assert len(shown) == min(count, 8)
+
+
+RED = (196, 22, 28)
+
+
+def test_flagged_pictures_get_a_red_frame_and_their_words():
+    plain = SheetStyle(tile=128)
+    flagged = contact_sheet(images()[:2], ["w"] * 2, 2, SheetStyle(tile=128, flags=["", "blurred"]))
+    longer = contact_sheet(images()[:2], ["w"] * 2, 2, SheetStyle(tile=128, flags=["", "blurred " * 9]))
+    bare = contact_sheet(images()[:2], ["w"] * 2, 2, plain)
+    assert bare.width == flagged.width == longer.width
+    assert bare.height < flagged.height < longer.height
+    left, top, right, bottom = place_of(flagged, RED)
+    assert (left, top, right - left) == (14 + 128 + 14, 14, 128)
+    assert bottom - top > 128  # words below the picture, which they do not cover
+    assert place_of(flagged, COLORS[0])[2:] == (14 + 128, 14 + 128)
+
+
+def test_a_dataset_sheet_shows_flagged_pictures_first_and_counts_them(tmp_path):
+    for index in range(20):
+        Image.new("RGB", (128, 128), (10, 10 * index, 200)).save(tmp_path / f"{index:02}.png")
+    dataset = load_dataset(tmp_path, DatasetConfig(resolution=128))
+
+    def greens(max_pictures, flags):
+        sheet = np.asarray(dataset_sheet(dataset, max_pictures, flags))
+        found = sheet[(sheet[..., 0] == 10) & (sheet[..., 2] == 200)][:, 1] // 10
+        return list(dict.fromkeys(found.tolist()))  # in reading order, as none is above another
+
+    assert greens(3, {17: ("blurred",), 9: ("small", "blurred")})[:2] == [9, 17]
+    assert len(greens(3, {17: ("blurred",)})) == 3
+    assert greens(2, dict.fromkeys(range(20), ("x",))) == [0, 10]
+    assert set(greens(20, {17: ("blurred",)})) == set(range(20))
+    titled, untitled = dataset_sheet(dataset, 20, {}), dataset_sheet(dataset, 20)
+    assert titled.height > untitled.height
+    assert titled.width == untitled.width

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from sdxl_trainer.trainer.config import DatasetConfig, PivotalConfig
+from sdxl_trainer.trainer.data.caption_variants import with_caption_variants
 from sdxl_trainer.trainer.data.training_set import Picture, TrainingSet, Variant
 from sdxl_trainer.trainer.errors import InputError
+from sdxl_trainer.trainer.settings.caption_variants_config import CaptionVariantsConfig
 from sdxl_trainer.trainer.text.caption_checks import require_words, with_token, word_notes
 from sdxl_trainer.trainer.text.new_tokens import NewTokens
 
@@ -103,6 +105,31 @@ def test_a_word_that_only_held_out_pictures_have_is_refused(others, way_out):
     require_words(dataset, BOTH)
     added, _ = with_token(pictures(*captions), TOK, True)
     require_words(added.split(0.25)[0], TOK)
+
+
+def test_variants_that_lost_the_word_are_told_and_made_good():
+    captions = ("a hat, a tree, TOK, sky", "a sty, on a hill, sky, TOK"), "TOK, sky, hill", "a cat"
+    whole, safe = pictures(*captions), CaptionVariantsConfig(tag_dropout=0.5, never_drop="TOK, sty")
+    assert with_token(with_caption_variants(whole, safe), TOK, False)[1] == [
+        "1 of 4 captions hold no TOK, and teach it nothing: 2.png; write it into them, or set add_token to on"
+    ]
+    dataset = with_caption_variants(whole, CaptionVariantsConfig(tag_dropout=0.5))
+    lost = sum(not TOK.holds(caption) for caption in dataset.pictures[0].captions)
+    assert lost > 2
+    checked, (_, note) = with_token(dataset, TOK, False)
+    assert checked == dataset
+    assert note == (
+        f"{lost} variants of captions have lost TOK, and teach it nothing: 0.png; write it into never_drop "
+        "of Caption Variants, and into every choice that is to have it"
+    )
+    checked, notes = with_token(dataset, TOK, True)
+    assert notes == [
+        "TOK was put in front of 1 of 4 captions",
+        f"TOK was put in front of {lost} variants that had lost it",
+    ]
+    assert all(TOK.holds(caption) for texts in captions_of(checked) for caption in texts)
+    assert checked.pictures[2].shown_captions == ("TOK, a cat",)
+    assert checked.fingerprint != dataset.fingerprint
 
 
 def test_class_images_are_left_alone_but_should_not_call_up_the_subject():
