@@ -167,7 +167,7 @@ def bytes_needed(
     config: TrainConfig, dataset: TrainingSet, unet_config: Any, bytes_per_value: int
 ) -> Callable[[Level], int]:
     """Of the largest batch of a run, by level: `activation_bytes`, and `text_bytes` where the text learns."""
-    batches = [(min(config.batch_size, dataset.samples_in(bucket)), *bucket) for bucket in dataset.buckets]
+    batches = [(min(config.batch_size, n), *bucket) for bucket, n in dataset.samples_by_bucket.items()]
     largest = max(batches, key=math.prod)
     captions = [caption for picture in dataset.pictures for caption in picture.captions]
 

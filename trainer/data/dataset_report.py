@@ -39,8 +39,9 @@ def _count(number: int, word: str) -> str:
 def _buckets(dataset: TrainingSet, batch_size: int) -> list[str]:
     area = f"{dataset.config.resolution}x{dataset.config.resolution}"
     lines = [f"Sizes trained at (width x height; each at most about the area of {area} pixels):"]
+    samples_in = dataset.samples_by_bucket
     for (width, height), pictures in dataset.buckets.items():
-        samples = dataset.samples_in((width, height))
+        samples = samples_in[width, height]
         batches = math.ceil(samples / batch_size)
         lines.append(
             f"  {width:>4} x {height:<4}  {_count(len(pictures), 'picture')}, "
@@ -48,8 +49,14 @@ def _buckets(dataset: TrainingSet, batch_size: int) -> list[str]:
         )
     ways = max(len(variants) for variants in dataset.variants)
     if ways > 1:
-        lines.append(f"  Each picture is seen in up to {ways} ways (crops, mirrored), drawn at each step.")
+        kinds = _kinds_of_ways(dataset)
+        lines.append(f"  Each picture is seen in up to {ways} ways ({kinds}), drawn at each step.")
     return lines
+
+
+def _kinds_of_ways(dataset: TrainingSet) -> str:
+    is_augmented = any(way.augmentation for ways in dataset.variants for way in ways)
+    return "as augmented" if is_augmented else "crops, mirrored"
 
 
 def _captions(dataset: TrainingSet) -> list[str]:
@@ -58,11 +65,16 @@ def _captions(dataset: TrainingSet) -> list[str]:
     for source, number in sorted(sources.items(), key=lambda item: (-item[1], item[0])):
         example = next(p for p in dataset.pictures if p.caption_source == source)
         where = "no caption found" if source == "none" else f"from {source}"
-        shown = example.captions[0] or "(empty)"
+        shown = example.shown_captions[0] or "(empty)"
         lines.append(f"  {_count(number, 'picture')}: {where}, such as {example.name}: {_shorten(shown)}")
-    several = sum(len(picture.captions) > 1 for picture in dataset.pictures)
+    several = sum(len(picture.shown_captions) > 1 for picture in dataset.pictures)
     if several:
         lines.append(f"  {_count(several, 'picture')} with several captions: one is drawn at each step.")
+    varied = sum(bool(picture.plain_captions) for picture in dataset.pictures)
+    if varied:
+        ways = max(len(p.captions) // len(p.shown_captions) for p in dataset.pictures)
+        of_each = f"up to {_count(ways, 'variant')} of each caption"
+        lines.append(f"  {_count(varied, 'picture')} with {of_each}: one is drawn at each step.")
     if dataset.trigger_words:
         lines.append(f"  To call it up in a prompt, write: {_shorten(dataset.trigger_words)}")
     return lines
@@ -87,7 +99,7 @@ def _arithmetic(dataset: TrainingSet, batch_size: int) -> list[str]:
             f"/ batch {batch_size} = {_count(plain, 'step')} an epoch."
         ]
     if batches != plain:
-        parts = " + ".join(str(math.ceil(dataset.samples_in(b) / batch_size)) for b in dataset.buckets)
+        parts = " + ".join(str(math.ceil(n / batch_size)) for n in dataset.samples_by_bucket.values())
         lines.append(
             f"A batch holds pictures of one size only, so the sizes are counted one by one: "
             f"{parts} = {_count(batches, 'step')} an epoch."

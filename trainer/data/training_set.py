@@ -81,15 +81,20 @@ class TrainingSet:
     @property
     def most_frequent_size(self) -> Size:
         """(width, height) of the bucket that most samples lie in, pixels."""
-        return max(self.buckets, key=self.samples_in)
+        samples = self.samples_by_bucket
+        return max(samples, key=samples.__getitem__)
 
-    def samples_in(self, bucket: Size) -> int:
-        """Samples an epoch draws from a bucket."""
-        return sum(self.pictures[index].repeats for index in self.buckets[bucket])
+    @property
+    def samples_by_bucket(self) -> dict[Size, int]:
+        """(width, height) -> samples an epoch draws from that bucket, in order of size."""
+        return {
+            bucket: sum(self.pictures[index].repeats for index in members)
+            for bucket, members in self.buckets.items()
+        }
 
     def batches_per_epoch(self, batch_size: int) -> int:
         """A batch never mixes buckets, so each bucket may end with a smaller one."""
-        return sum(math.ceil(self.samples_in(bucket) / batch_size) for bucket in self.buckets)
+        return sum(math.ceil(samples / batch_size) for samples in self.samples_by_bucket.values())
 
     def steps_per_epoch(self, batch_size: int, accumulation: int = 1) -> int:
         """Optimizer steps in an epoch, `accumulation` batches each; class images come on top of them."""

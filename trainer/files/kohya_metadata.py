@@ -143,17 +143,34 @@ def dataset_values(dataset: TrainingSet) -> dict[str, Any]:
         "ss_bucket_info": to_json(_bucket_info(dataset)),
         "ss_dataset_dirs": to_json(_dataset_dirs(dataset)),
         "ss_tag_frequency": to_json(_tag_frequency(dataset)),
-        "ss_flip_aug": dataset.config.flip,
         "ss_random_crop": dataset.config.crop == "random",
-        "ss_shuffle_caption": False,
-        "ss_keep_tokens": 0,
+        **_augmentation_values(dataset),
+        **_caption_values(dataset),
+    }
+
+
+def _augmentation_values(dataset: TrainingSet) -> dict[str, Any]:
+    augment = dataset.augment
+    colors = (augment.brightness, augment.contrast, augment.saturation, augment.hue) if augment else ()
+    return {
+        "ss_flip_aug": dataset.config.flip or bool(augment and augment.flip),
+        "ss_color_aug": any(colors),
+    }
+
+
+def _caption_values(dataset: TrainingSet) -> dict[str, Any]:
+    varied = dataset.caption_variants
+    return {
+        "ss_shuffle_caption": bool(varied and varied.shuffle),
+        "ss_keep_tokens": varied.keep_tags if varied else 0,
+        "ss_caption_tag_dropout_rate": varied.tag_dropout if varied else 0.0,
     }
 
 
 def _bucket_info(dataset: TrainingSet) -> dict[str, Any]:
     buckets = {
-        str(index): {"resolution": list(bucket), "count": dataset.samples_in(bucket)}
-        for index, bucket in enumerate(dataset.buckets)
+        str(index): {"resolution": list(bucket), "count": samples}
+        for index, (bucket, samples) in enumerate(dataset.samples_by_bucket.items())
     }
     errors = [
         abs(picture.width / picture.height - variants[0].bucket[0] / variants[0].bucket[1])
@@ -181,7 +198,7 @@ def _tag_frequency(dataset: TrainingSet) -> dict[str, dict[str, int]]:
     folders: dict[str, Counter[str]] = {}
     for picture in dataset.pictures:
         counts = folders.setdefault(_folder_of(dataset, picture.name), Counter())
-        for caption in picture.captions:
+        for caption in picture.shown_captions:
             counts.update(tag for part in caption.split(",") if (tag := part.strip().lower()))
     return {folder: dict(counts) for folder, counts in folders.items()}
 

@@ -75,7 +75,7 @@ def build_metadata(facts: RunFacts) -> dict[str, str]:
         **dataset_values(facts.dataset),
         **_modelspec(facts),
         SETTINGS_KEY: to_json(
-            {"train": _train_settings(facts.config), "dataset": dataclasses.asdict(facts.dataset.config)}
+            {"train": _train_settings(facts.config), **_dataset_settings(facts.dataset)},
         ),
         **{key: facts.extra[key] for key in PASSED_THROUGH if key in facts.extra},
     }
@@ -85,6 +85,16 @@ def build_metadata(facts: RunFacts) -> dict[str, str]:
 def _train_settings(config: TrainConfig) -> dict[str, Any]:
     """All settings but where the run was logged and published to: that is no reader's business."""
     return {name: values for name, values in config.to_json().items() if name != "logging"}
+
+
+def _dataset_settings(dataset: TrainingSet) -> dict[str, Any]:
+    """How the pictures were loaded, and how their looks and captions were varied, where they were."""
+    made = {
+        "dataset": dataset.config,
+        "augment": dataset.augment,
+        "caption_variants": dataset.caption_variants,
+    }
+    return {name: dataclasses.asdict(config) for name, config in made.items() if config is not None}
 
 
 def content_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,12 @@ from ..files.safetensors_header import read_header
 from .kohya_settings import NO_BATCH_SIZE, NO_STEPS, kohya_values
 
 DEFAULT_SEED = 42
+PICTURE_NODES = {
+    "dataset": "Load Dataset",
+    "augment": "Augment Dataset",
+    "caption_variants": "Caption Variants",
+}
+"""Key in our settings -> the node whose widgets have these values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +31,8 @@ class LoadedSettings:
     """What a LoRA file tells of its training.
 
     `sections` holds one object for each section of a TrainConfig. `steps` and `batch_size` are 0 where
-    the file does not tell them. `dataset` are the values of Load Dataset. `notes` say what could not be
-    read, one sentence each.
+    the file does not tell them. `pictures` are the settings of the dataset and of what varied its looks and
+    captions, by a key of `PICTURE_NODES`. `notes` say what could not be read, one sentence each.
     """
 
     file_name: str
@@ -35,7 +41,7 @@ class LoadedSettings:
     steps: int
     batch_size: int
     seed: int
-    dataset: Mapping[str, Any]
+    pictures: Mapping[str, Mapping[str, Any]]
     notes: tuple[str, ...]
 
     def describe(self) -> str:
@@ -47,8 +53,7 @@ class LoadedSettings:
         ]
         for name, section in self.sections.items():
             lines.append(f"{name} settings: {_in_words(dataclasses.asdict(section))}")
-        if self.dataset:
-            lines.append(f"Load Dataset: {_in_words(self.dataset)}")
+        lines += [f"{PICTURE_NODES[key]}: {_in_words(values)}" for key, values in self.pictures.items()]
         return "\n".join([*lines, *(f"Note: {note}." for note in self.notes)])
 
 
@@ -76,12 +81,12 @@ def settings_of_metadata(metadata: Mapping[str, str], file_name: str) -> LoadedS
     """
     if SETTINGS_KEY in metadata:
         saved = _our_values(metadata[SETTINGS_KEY], file_name)
-        train, dataset = saved["train"], saved.get("dataset")
+        train = saved["train"]
         notes = _missing(train)
         origin = "written by SDXL Trainer"
     elif any(key.startswith("ss_") for key in metadata):
         train, notes = kohya_values(metadata)
-        dataset, origin = None, "read from kohya's metadata; what it does not tell has our defaults"
+        saved, origin = {}, "read from kohya's metadata; what it does not tell has our defaults"
     else:
         raise InputError(
             f"{file_name} holds no settings: neither '{SETTINGS_KEY}' nor kohya's 'ss_' entries are in its "
@@ -96,7 +101,7 @@ def settings_of_metadata(metadata: Mapping[str, str], file_name: str) -> LoadedS
         steps=_count(train.get("steps", NO_STEPS)),
         batch_size=_count(train.get("batch_size", NO_BATCH_SIZE)),
         seed=_count(train.get("seed", DEFAULT_SEED)),
-        dataset=dataset if isinstance(dataset, Mapping) else {},
+        pictures={key: saved[key] for key in PICTURE_NODES if isinstance(saved.get(key), Mapping)},
         notes=tuple(notes),
     )
 

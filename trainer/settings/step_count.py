@@ -55,7 +55,7 @@ def _steps_an_epoch(
 
     A batch never mixes buckets, so it may be a little more than samples / batch.
     """
-    samples = [dataset.samples_in(bucket) * repeats for bucket in dataset.buckets]
+    samples = [number * repeats for number in dataset.samples_by_bucket.values()]
     num_pictures, an_epoch = (
         len(dataset.pictures),
         math.ceil(sum(math.ceil(number / batch_size) for number in samples) / accumulation),

@@ -26,7 +26,8 @@ from sdxl_trainer.trainer.settings.settings_from_lora import settings_of_metadat
 
 KOHYA_KEYS = """
 adaptive_noise_scale base_model_version batch_size_per_device bucket_info bucket_no_upscale cache_latents
-caption_dropout_rate dataset_dirs debiased_estimation enable_bucket epoch flip_aug full_fp16
+caption_dropout_rate caption_tag_dropout_rate color_aug dataset_dirs debiased_estimation enable_bucket
+epoch flip_aug full_fp16
 gradient_accumulation_steps gradient_checkpointing huber_c huber_scale huber_schedule ip_noise_gamma
 keep_tokens learning_rate loss_type lr_scheduler lr_warmup_steps max_bucket_reso max_grad_norm
 max_train_steps min_bucket_reso min_snr_gamma mixed_precision multires_noise_discount
