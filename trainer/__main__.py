@@ -1,20 +1,20 @@
 """Train a LoRA from the command line: `python -m trainer --data FOLDER`."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from .chosen_pictures import load_pictures
 from .chosen_settings import Chosen, choose_settings
 from .command_line import build_parser
 from .config import PreviewConfig
 from .data.contact_sheet import SheetStyle, contact_sheet
-from .data.dataset import TrainingSet, load_dataset
+from .data.dataset import TrainingSet
 from .data.dataset_report import describe
-from .data.dataset_sets import with_masks
+from .doctor.dataset_doctor import REPORT_NAME, SHEET_NAME, examination_report, write_examination
 from .errors import CancelledError, InputError
 from .files.lora_file import read_lora
 from .runs.headless_class_images import ClassFolder, add_class_images
@@ -23,7 +23,7 @@ from .sdxl.sdxl_model import HeadlessSDXL
 from .settings.presets import explain, prepared, resolve
 from .terminal import TerminalListener, stop_on_interrupt
 
-SDXL_RESOLUTION = 1024
+CHECK_FOLDER = "dataset_check"
 INTERRUPTED = 130
 """Exit status of a program that Ctrl-C ended."""
 _DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listener = TerminalListener()
     try:
         with stop_on_interrupt(listener):
+            if options.check:
+                return _say(check_pictures(options, listener), 0, listener)
             result = run_job(options, listener)
     except InputError as error:
         return _say(f"error: {error}", 1, listener)
@@ -60,7 +62,7 @@ def run_job(options: argparse.Namespace, listener: TerminalListener) -> Result:
     chosen = choose_settings(options)
     model = HeadlessSDXL.load(options.checkpoint, _device(options.device), _DTYPES[chosen.precision])
     initial_lora = read_lora(options.start_from) if options.start_from else None
-    dataset = _load_pictures(options, chosen, model, listener)
+    dataset = _with_class_images(options, chosen, model, listener)
     dataset = prepared(chosen.preset, dataset)
     choice = (chosen.preset, chosen.widgets, chosen.settings, dataset)
     config = resolve(*choice)
@@ -72,26 +74,44 @@ def run_job(options: argparse.Namespace, listener: TerminalListener) -> Result:
         run_folder=options.output / "sdxl_trainer",
         initial_lora=initial_lora,
         embeddings_folder=options.output / "embeddings",
+        cache_folder=options.output / "sdxl_trainer" / ".cache",
     )
     result = train(job, model, listener)
     if options.sheet:
-        prompts = options.prompts or [dataset.pictures[0].captions[0]]
+        prompts = options.prompts or [dataset.pictures[0].shown_captions[0]]
         write_sheet(options.sheet, model, result.lora_path, prompts, dataset.config.resolution)
     return result
 
 
-def _load_pictures(
-    options: argparse.Namespace, chosen: Chosen, model: HeadlessSDXL, listener: TerminalListener
-) -> TrainingSet:
-    """The pictures with their masks and class images."""
+def check_pictures(options: argparse.Namespace, listener: TerminalListener) -> str:
+    """The report of the dataset doctor, which is written with its sheet into the output folder.
+
+    Raises:
+        InputError: see `load_pictures` and `write_examination`; or the folder cannot be written.
+    """
+    chosen = choose_settings(options)
+    dataset = load_pictures(options, chosen.pictures, listener)
+    if options.class_data:
+        folder = ClassFolder(path=options.class_data, class_prompt=options.class_prompt)
+        dataset = add_class_images(dataset, folder, None, listener)
+    place = options.output / CHECK_FOLDER
 
     def on_progress(done: int, total: int) -> None:
-        listener.phase("reading pictures", done, total)
+        listener.phase("looking at pictures", done, total)
 
-    config = chosen.dataset_config(native_resolution(options.checkpoint))
-    dataset = load_dataset(options.data, config, on_progress)
-    if options.alpha_masks:
-        dataset = with_masks(dataset, "alpha", on_progress)
+    try:
+        examination = write_examination(dataset, place, options.batch_size or 1, options.check, on_progress)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"{place} cannot be written: {reason}: choose another --output") from error
+    return f"{examination_report(dataset, examination)}\nwrote {place / REPORT_NAME}, {place / SHEET_NAME}"
+
+
+def _with_class_images(
+    options: argparse.Namespace, chosen: Chosen, model: HeadlessSDXL, listener: TerminalListener
+) -> TrainingSet:
+    """The pictures with their class images."""
+    dataset = load_pictures(options, chosen.pictures, listener)
     if not options.class_data:
         return dataset
     folder = ClassFolder(
@@ -100,15 +120,6 @@ def _load_pictures(
         num_class_images=options.num_class_images,
     )
     return add_class_images(dataset, folder, model, listener)
-
-
-def native_resolution(checkpoint: Path) -> int:
-    """Side of the pictures a model was made for, pixels; 1024 where its folder does not tell."""
-    try:
-        config = json.loads((checkpoint / "unet" / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return SDXL_RESOLUTION
-    return 8 * config.get("sample_size", SDXL_RESOLUTION // 8)
 
 
 def _device(name: str) -> str:

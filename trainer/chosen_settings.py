@@ -3,18 +3,17 @@
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .config import SECTIONS, DatasetConfig, TrainConfig
+from .chosen_pictures import ChosenPictures, known_values
+from .config import PICTURE_SETTINGS, SECTIONS, TrainConfig
 from .errors import InputError
 from .setting_texts import parse_settings
 from .settings.presets import Settings, Widgets, find_preset
 from .settings.settings_from_lora import settings_of_file
 
-SMALL_RESOLUTION = 512
-"""Below it, buckets in steps of 64 would be few."""
 # flag -> the setting that it stands for; None = the flag is not given
 FLAGS: Mapping[str, tuple[str, str]] = {
     "optimizer": ("optimizer", "optimizer"),
@@ -32,6 +31,9 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "prompt": ("dataset", "prompt"),
     "repeats": ("dataset", "repeats"),
     "flip": ("dataset", "flip"),
+    "augment": ("augment", "variants_per_picture"),
+    "caption_variants": ("caption_variants", "num_variants"),
+    "hub": ("hub", "repository"),
 }
 _RATES_OF_PARTS = (
     ("text_encoder", "clip_l_learning_rate"),
@@ -42,11 +44,12 @@ _RATES_OF_PARTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
-    """What --config holds: sections, values of the run itself (steps, batch_size, seed), of the dataset."""
+    """What --config holds: sections, values of the run itself (steps, batch_size, seed), of its pictures."""
 
     sections: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, int] = field(default_factory=dict)
-    dataset: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Section of `PICTURE_SETTINGS` -> values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +59,12 @@ class Chosen:
     preset: str
     widgets: Widgets
     settings: Settings
-    dataset: Mapping[str, Any]
-    """Fields of DatasetConfig that are set."""
+    pictures: ChosenPictures
 
     @property
     def precision(self) -> str:
         run = find_preset(self.preset).run if self.settings.run is None else self.settings.run
         return run.precision
-
-    def dataset_config(self, native_resolution: int) -> DatasetConfig:
-        """The dataset settings; `native_resolution` is the model's, for where none is asked for."""
-        resolution = self.dataset.get("resolution") or native_resolution
-        step = {} if resolution >= SMALL_RESOLUTION else {"bucket_step": 32}
-        return DatasetConfig(**{**step, **self.dataset, "resolution": resolution})
 
 
 def choose_settings(options: argparse.Namespace) -> Chosen:
@@ -77,6 +73,8 @@ def choose_settings(options: argparse.Namespace) -> Chosen:
     Raises:
         InputError: a file that cannot be read, an unknown setting, a value out of its range.
     """
+    if not options.data and not options.hub:
+        raise InputError("there are no pictures: name a folder with --data, or a dataset with --hub")
     if options.num_class_images and not options.class_data:
         raise InputError(
             f"--num-class-images is {options.num_class_images}, but there is no folder to draw them into: "
@@ -92,12 +90,15 @@ def choose_settings(options: argparse.Namespace) -> Chosen:
     if options.class_prompt and not options.class_data:
         prior = {"prior_preservation": "base_model", "class_prompt": options.class_prompt}
         changes["prior"] = {**prior, **changes.get("prior", {})}
-    dataset = {**file.dataset, **changes.pop("dataset", {})}
+    pictures = {name: dict(values) for name, values in file.pictures.items()}
+    for name in PICTURE_SETTINGS:
+        if name in changes:
+            pictures.setdefault(name, {}).update(changes.pop(name))
     return Chosen(
         preset=options.preset,
         widgets=_widgets(options, file),
         settings=_settings(options, file, changes),
-        dataset=dataset,
+        pictures=ChosenPictures.of(pictures),
     )
 
 
@@ -124,7 +125,7 @@ def _widgets(options: argparse.Namespace, file: ConfigFile) -> Widgets:
         from_file["steps"] = 0
     seed = from_file.get("seed", Widgets(name="").seed) if options.seed is None else options.seed
     return Widgets(
-        name=options.name or options.data.resolve().name,
+        name=options.name or _default_name(options),
         steps=options.steps or from_file.get("steps", 0),
         epochs=options.epochs,
         rank=options.rank,
@@ -140,6 +141,11 @@ def _widgets(options: argparse.Namespace, file: ConfigFile) -> Widgets:
     )
 
 
+def _default_name(options: argparse.Namespace) -> str:
+    """That of the first folder, else of the hub dataset without its owner."""
+    return options.data[0].resolve().name if options.data else options.hub.rpartition("/")[2]
+
+
 def read_config_file(path: Path) -> ConfigFile:
     """Settings out of a LoRA file, a run's config.json, or a JSON file with as many settings as one likes.
 
@@ -149,7 +155,7 @@ def read_config_file(path: Path) -> ConfigFile:
     if path.suffix.lower() == ".safetensors":
         loaded = settings_of_file(path)
         counts = {"steps": loaded.steps, "batch_size": loaded.batch_size, "seed": loaded.seed}
-        return ConfigFile(sections=loaded.sections, run=counts, dataset=_dataset(loaded.dataset, path))
+        return ConfigFile(sections=loaded.sections, run=counts, pictures=_pictures(loaded.pictures, path))
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -159,16 +165,17 @@ def read_config_file(path: Path) -> ConfigFile:
             "with settings, or a LoRA"
         ) from error
     whole = content if isinstance(content, dict) else {}
-    train, dataset = whole.get("settings", whole.get("train", content)), whole.get("dataset") or {}
-    if not isinstance(train, dict) or not isinstance(dataset, dict):
+    train = whole.get("settings", whole.get("train", content))
+    pictures = {name: whole[name] for name in PICTURE_SETTINGS if whole.get(name)}
+    if not all(isinstance(values, dict) for values in (train, *pictures.values())):
         raise InputError(
             f'config \'{path.name}\' holds no settings: write them as {{"lora": {{"rank": 8}}, "steps": 500}}'
         )
-    return _sections(train, dataset, path)
+    return _sections(train, pictures, path)
 
 
-def _sections(values: Mapping[str, Any], dataset: Mapping[str, Any], path: Path) -> ConfigFile:
-    train = {name: value for name, value in values.items() if name != "dataset"}
+def _sections(values: Mapping[str, Any], pictures: Mapping[str, Any], path: Path) -> ConfigFile:
+    train = {name: value for name, value in values.items() if name not in PICTURE_SETTINGS}
     try:
         # name and steps are wanted by a TrainConfig, but not of a file that sets a few values
         whole = TrainConfig.from_json({"name": "", "steps": 1, **train})
@@ -180,12 +187,8 @@ def _sections(values: Mapping[str, Any], dataset: Mapping[str, Any], path: Path)
         raise InputError(f"config '{path.name}': {error}") from error
     run = {name: getattr(whole, name) for name in ("steps", "batch_size", "seed") if name in train}
     sections = {name: getattr(whole, name) for name in SECTIONS if name in train}
-    return ConfigFile(sections=sections, run=run, dataset=_dataset(dataset, path))
+    return ConfigFile(sections=sections, run=run, pictures=_pictures(pictures, path))
 
 
-def _dataset(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    known = {field.name for field in fields(DatasetConfig)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise InputError(f"config '{path.name}': dataset settings: {', '.join(unknown)} unknown")
-    return dict(values)
+def _pictures(values: Mapping[str, Mapping[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
+    return {name: known_values(section, name, path.name) for name, section in values.items()}

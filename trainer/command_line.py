@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import get_args
 
 from .config import AdapterKind, LRSchedule, OptimizerName, Precision, Resume, Targets, TrainedEncoders
+from .data.dataset_sets import MaskSource
+from .doctor.examination import Subject
 from .settings.presets import PRESETS
 
 STAND_IN = Path(__file__).resolve().parents[1] / "assets" / "tiny_sdxl"
@@ -23,7 +25,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_files(files: "argparse._ArgumentGroup") -> None:
-    files.add_argument("--data", type=Path, required=True, help="folder of pictures and captions")
+    files.add_argument(
+        "--data", type=Path, nargs="+", default=[], metavar="FOLDER", help="of pictures; several are joined"
+    )
+    files.add_argument(
+        "--hub", metavar="OWNER/NAME", help="dataset of the Hugging Face hub, fetched once into --output"
+    )
+    files.add_argument(
+        "--check",
+        choices=get_args(Subject),
+        metavar="SUBJECT",
+        help=f"train nothing, write what is wrong with the pictures: {', '.join(get_args(Subject))}",
+    )
     files.add_argument("--checkpoint", type=Path, default=STAND_IN, help="SDXL: folder or .safetensors file")
     files.add_argument("--output", type=Path, default=Path("output"), help="folder for everything written")
     files.add_argument("--name", default="", help="of the LoRA; default: the data folder's name")
@@ -87,7 +100,18 @@ def _add_pictures(pictures: "argparse._ArgumentGroup") -> None:
     pictures.add_argument("--prompt", help="caption of pictures that have none")
     pictures.add_argument("--repeats", type=int, help="how often an epoch shows each picture")
     pictures.add_argument("--flip", action="store_true", default=None, help="train on mirrored pictures too")
-    pictures.add_argument("--alpha-masks", action="store_true", help="transparent parts are not learned")
+    pictures.add_argument(
+        "--masks", choices=get_args(MaskSource), help="learn what is opaque, or white in NAME-masklabel.png"
+    )
+    pictures.add_argument(
+        "--loss-weights", type=float, nargs="+", metavar="WEIGHT", help="one for each folder of --data"
+    )
+    pictures.add_argument(
+        "--augment", type=int, metavar="N", help="looks of each picture: crops, colours, ..."
+    )
+    pictures.add_argument(
+        "--caption-variants", type=int, metavar="N", help="variants of each caption, with shuffled tags"
+    )
 
 
 def _add_prior(prior: "argparse._ArgumentGroup") -> None:

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from .errors import InputError
+from .settings.augment_config import AugmentConfig
+from .settings.caption_variants_config import CaptionVariantsConfig
 from .settings.config_checks import MAX_SEED, between, one_of, refuse
 from .settings.dataset_config import Crop, DatasetConfig
+from .settings.hub_config import HubConfig
 from .settings.lora_config import AdapterKind, Blocks, LoRAConfig, Targets
 from .settings.objective_config import NoiseConfig, ObjectiveConfig, PriorConfig, SizeConditioning
 from .settings.optimizer_config import (
@@ -40,12 +43,16 @@ from .settings.text_config import (
 
 __all__ = [
     "MAX_SEED",
+    "PICTURE_SETTINGS",
     "SECTIONS",
     "AdapterKind",
+    "AugmentConfig",
     "Blocks",
+    "CaptionVariantsConfig",
     "Checkpointing",
     "Crop",
     "DatasetConfig",
+    "HubConfig",
     "LRSchedule",
     "LoRAConfig",
     "LoggingConfig",
@@ -146,3 +153,12 @@ def _build(kind: type, values: Mapping[str, Any], section: str) -> Any:
             f"{section} settings: {', '.join(unknown)} unknown; there are {', '.join(sorted(known))}"
         )
     return kind(**values)
+
+
+PICTURE_SETTINGS: Mapping[str, type] = {
+    "dataset": DatasetConfig,
+    "augment": AugmentConfig,
+    "caption_variants": CaptionVariantsConfig,
+    "hub": HubConfig,
+}
+"""What a dataset is made with, none of it part of a TrainConfig; all but the first only where wanted."""

@@ -5,10 +5,10 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
-from .config import SECTIONS, DatasetConfig
+from .config import PICTURE_SETTINGS, SECTIONS
 from .errors import InputError
 
-TYPEABLE: Mapping[str, type] = {**SECTIONS, "dataset": DatasetConfig}
+TYPEABLE: Mapping[str, type] = {**SECTIONS, **PICTURE_SETTINGS}
 """Section -> its dataclass."""
 _ON, _OFF = ("on", "true", "yes", "1"), ("off", "false", "no", "0")
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from safetensors.torch import save_file
+from sdxl_trainer.trainer.chosen_pictures import ChosenPictures
 from sdxl_trainer.trainer.chosen_settings import FLAGS, choose_settings
 from sdxl_trainer.trainer.command_line import build_parser
 from sdxl_trainer.trainer.config import LoRAConfig, NoiseConfig, RunConfig, TrainConfig
@@ -20,7 +21,7 @@ def test_without_flags_the_preset_decides():
     choice = chosen()
     assert choice.preset == "object"
     assert choice.settings == Settings()
-    assert choice.dataset == {}
+    assert choice.pictures == ChosenPictures()
     widgets = choice.widgets
     assert (widgets.name, widgets.steps, widgets.batch_size, widgets.seed) == ("cats", 0, 0, 42)
 
@@ -70,8 +71,8 @@ def test_a_flag_changes_its_setting_and_no_other(flags, place, value):
     ],
 )
 def test_flags_of_the_pictures(flags, field, value):
-    assert chosen(*flags).dataset == {field: value}
-    assert getattr(chosen(*flags).dataset_config(1024), field) == value
+    assert chosen(*flags).pictures.dataset == {field: value}
+    assert getattr(chosen(*flags).pictures.dataset_config(1024), field) == value
 
 
 def test_every_flag_that_stands_for_a_setting_names_one():
@@ -81,9 +82,9 @@ def test_every_flag_that_stands_for_a_setting_names_one():
 
 @pytest.mark.parametrize(("native", "step"), [(1024, 64), (128, 32)])
 def test_small_models_get_small_buckets(native, step):
-    assert chosen().dataset_config(native).resolution == native
-    assert chosen().dataset_config(native).bucket_step == step
-    assert chosen("--set", "dataset.bucket_step=128").dataset_config(native).bucket_step == 128
+    assert chosen().pictures.dataset_config(native).resolution == native
+    assert chosen().pictures.dataset_config(native).bucket_step == step
+    assert chosen("--set", "dataset.bucket_step=128").pictures.dataset_config(native).bucket_step == 128
 
 
 def test_another_optimizer_gets_its_own_rate_unless_one_is_given():
@@ -157,8 +158,8 @@ def test_a_whole_config_is_taken_from_any_of_its_forms(tmp_path, config, form):
     assert choice.precision == "auto"
     assert (choice.widgets.steps, choice.widgets.batch_size, choice.widgets.seed) == (900, 3, 7)
     assert choice.widgets.name == "cats"
-    assert choice.dataset["resolution"] == 512
-    assert choice.dataset_config(1024).flip
+    assert choice.pictures.dataset["resolution"] == 512
+    assert choice.pictures.dataset_config(1024).flip
 
 
 def test_a_file_may_hold_a_few_settings_alone(tmp_path):

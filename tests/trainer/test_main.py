@@ -87,7 +87,7 @@ def test_starts_from_a_lora_and_leaves_out_what_is_transparent(command, argument
     assert command.main([*arguments, "--steps", "2", "--name", "one"]) == 0
     one = tmp_path / "out" / "loras" / "one.safetensors"
     capsys.readouterr()
-    options = ["--start-from", str(one), "--alpha-masks", "--steps", "1", "--name", "two"]
+    options = ["--start-from", str(one), "--masks", "alpha", "--steps", "1", "--name", "two"]
     assert command.main([*arguments, *options]) == 0
     said = capsys.readouterr().out
     assert "masks let in 50%" in said
@@ -164,6 +164,18 @@ def test_a_typing_error_is_one_sentence_before_anything_is_read(command, argumen
     assert not (tmp_path / "out").exists()
 
 
-def test_native_resolution_is_read_from_a_folder(command, stand_in_folder, tmp_path):
-    assert command.native_resolution(stand_in_folder) == 128
-    assert command.native_resolution(tmp_path / "sdxl.safetensors") == 1024
+def test_the_check_writes_report_and_sheet_and_trains_nothing(command, arguments, tmp_path, capsys):
+    assert command.main([*arguments, "--check", "object"]) == 0
+    said = capsys.readouterr().out
+    report = (tmp_path / "out" / "dataset_check" / "report.txt").read_text("utf-8")
+    assert report.strip() and report.strip() in said
+    assert Image.open(tmp_path / "out" / "dataset_check" / "sheet.png").size[0] > 200
+    assert not (tmp_path / "out" / "loras").exists()
+
+
+def test_the_check_looks_at_class_images_too(command, arguments, tmp_path, capsys):
+    classes = tmp_path / "others"
+    classes.mkdir()
+    Image.new("RGB", (64, 64), "teal").save(classes / "teal.png")
+    assert command.main([*arguments, "--check", "object", "--class-data", str(classes)]) == 0
+    assert "class image" in capsys.readouterr().out
