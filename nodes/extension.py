@@ -3,11 +3,18 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyLoRA
+from .augment_dataset import AugmentDataset
 from .average import AverageLoRAs
+from .caption_images import CaptionImages
+from .caption_variants import CaptionVariants
+from .captioner_settings import CaptionerSettings
 from .class_images import ClassImages
 from .compare import CompareLoRAs
 from .dataset import LoadDataset
+from .dataset_doctor import DatasetDoctor
 from .dataset_masks import DatasetMasks
+from .hub_dataset import LoadHubDataset
+from .images_to_dataset import ImagesToDataset
 from .join_datasets import JoinDatasets
 from .load_settings import LoadTrainingSettings
 from .pivotal import PivotalTuning
@@ -52,6 +59,13 @@ NODES: list[type[io.ComfyNode]] = [
     PivotalTuning,
     TextEncoderSettings,
     PivotalSettings,
+    AugmentDataset,
+    CaptionVariants,
+    ImagesToDataset,
+    DatasetDoctor,
+    CaptionImages,
+    CaptionerSettings,
+    LoadHubDataset,
 ]
 
 

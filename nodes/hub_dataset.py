@@ -1,4 +1,4 @@
-"""LoadHubDataset: a dataset of the Hugging Face hub, fetched once into ComfyUI's input folder, to train on."""
+"""LoadHubDataset: a dataset of the Hugging Face hub, fetched once into the input folder, to train on."""
 
 from typing import Any
 

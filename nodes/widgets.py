@@ -83,8 +83,29 @@ RANGES: dict[str, tuple[float, float, float]] = {
     "text_encoder_rank": (0, 1024, 1),
     "ti_fraction": (0.01, 1, 0.05),
     "norm_pull": (0, 1, 0.05),
+    "variants_per_picture": (1, 64, 1),
+    "flip": (0, 1, 0.05),
+    "crop_jitter": (0, 0.5, 0.01),
+    "rotation": (0, 45, 0.5),
+    "brightness": (0, 0.9, 0.01),
+    "contrast": (0, 0.9, 0.01),
+    "saturation": (0, 0.9, 0.01),
+    "hue": (0, 0.5, 0.01),
+    "keep_tags": (0, 1000, 1),
+    "tag_dropout": (0, 1, 0.01),
+    "num_variants": (1, 256, 1),
+    "max_tokens": (1, 2048, 1),
+    "min_tokens": (0, 2048, 1),
+    "temperature": (0, 5, 0.05),
+    "top_p": (0.01, 1, 0.01),
+    "top_k": (0, 100_000, 1),
+    "num_beams": (1, 20, 1),
+    "repetition_penalty": (0.5, 5, 0.05),
+    "tag_threshold": (0.01, 1, 0.01),
+    "character_threshold": (0.01, 1, 0.01),
+    "max_pictures": (0, 10_000_000, 1),
 }
-MULTILINE = ("prompts", "prompt", "negative")
+MULTILINE = ("prompts", "prompt", "negative", "strip_phrases")
 
 
 @cache

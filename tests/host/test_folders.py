@@ -35,7 +35,11 @@ def test_folders_of_both_roots_are_listed_with_the_folders_above_them(folders, r
 
 
 @pytest.mark.parametrize(
-    "name", ["input/../outside/cats", "input/..", "input/", "input", "outside/cats", "/etc"]
+    "name",
+    [
+        *("input/../outside/cats", "input/..", "input/", "input", "outside/cats", "/etc", "input (input)"),
+        *("datasets", "datasets/", "datasets/.", "datasets (outside)", "datasets (..)"),
+    ],
 )
 def test_nothing_outside_the_roots_is_opened(folders, roots, name):
     from sdxl_trainer.trainer.errors import InputError
@@ -43,6 +47,46 @@ def test_nothing_outside_the_roots_is_opened(folders, roots, name):
     with pytest.raises(InputError) as caught:
         folders.dataset_folder(name)
     assert str(roots["input"].parent) not in str(caught.value)
+
+
+def test_a_registered_folder_with_pictures_in_it_is_a_choice_itself(folders, roots, example_folder):
+    before = folders.dataset_choices()
+    for name in ("input", "mine"):  # the input folder never is
+        shutil.copy(example_folder / "zorp_01.png", roots[name] / "direct.png")
+    assert folders.dataset_choices() == ["datasets (mine)", *before]
+    assert folders.dataset_folder("datasets (mine)") == roots["mine"].resolve()
+    for name in before:
+        assert folders.dataset_folder(name).is_dir()
+
+
+def test_registered_folders_of_one_name_are_told_apart(folders, roots, monkeypatch, example_folder):
+    import folder_paths
+
+    second = roots["outside"] / "mine"
+    second.mkdir()
+    for place in (roots["mine"], second):
+        shutil.copy(example_folder / "zorp_01.png", place / "direct.png")
+    places = [str(roots["mine"]), str(second), str(roots["mine"])]
+    registered = {**folder_paths.folder_names_and_paths, "datasets": (places, set())}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", registered)
+    assert folders.dataset_choices()[:2] == ["datasets (mine 2)", "datasets (mine)"]
+    assert folders.dataset_folder("datasets (mine 2)") == second.resolve()
+
+
+@pytest.mark.parametrize("registered", ["input", "parent of input"])
+def test_the_input_folder_is_no_choice_even_where_it_is_registered(
+    folders, roots, monkeypatch, example_folder, registered
+):
+    import folder_paths
+    from sdxl_trainer.trainer.errors import InputError
+
+    place = roots["input"] if registered == "input" else roots["input"].parent
+    shutil.copy(example_folder / "zorp_01.png", place / "direct.png")
+    kept = {**folder_paths.folder_names_and_paths, "datasets": ([str(place)], set())}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", kept)
+    assert not any(name.startswith("datasets (") for name in folders.dataset_choices())
+    with pytest.raises(InputError):
+        folders.dataset_folder(f"datasets ({place.name})")
 
 
 def test_a_link_out_of_the_root_is_neither_listed_nor_opened(folders, roots):

@@ -1,5 +1,6 @@
 """ClassImages, DatasetMasks and JoinDatasets called as ComfyUI calls them, on good and on bad input."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -174,6 +175,26 @@ def test_masks_from_alpha_and_from_a_mask(dataset, input_folder):
     unused = DatasetMasks.execute(dataset=dataset, source="alpha", mask=torch.ones(1, 8, 8)).args
     assert unused[0].fingerprint == masked.fingerprint
     assert unused[2].startswith("The wired mask is not used, because source is alpha.")
+
+
+def test_a_masklabel_file_masks_and_a_changed_one_is_noticed(input_folder):
+    from sdxl_trainer.nodes.dataset import LoadDataset
+    from sdxl_trainer.nodes.dataset_masks import DatasetMasks
+    from sdxl_trainer.trainer.config import DatasetConfig
+
+    values = dataclasses.asdict(DatasetConfig(resolution=128))
+    states = [LoadDataset.fingerprint_inputs(folder="input/zorp", **values)]
+    for level in (255, 128):
+        Image.new("L", (64, 64), level).save(input_folder / "zorp" / "zorp_01-masklabel.png")
+        states.append(LoadDataset.fingerprint_inputs(folder="input/zorp", **values))
+    assert len(set(states)) == 3
+    dataset, _, report, count = LoadDataset.execute(folder="input/zorp", **values).args
+    assert count == 12 and "1 of 12 pictures have a -masklabel mask: Dataset Masks uses it" in report
+    masked, _, report, count = DatasetMasks.execute(dataset=dataset, source="masklabel").args
+    assert count == 1 and "11 of 12 pictures have no -masklabel file and count in full" in report
+    assert abs(float(masked.load_mask(masked.variants[0][0]).mean()) - 128 / 255) < 1e-6
+    unused = DatasetMasks.execute(dataset=dataset, source="masklabel", mask=torch.ones(1, 8, 8)).args
+    assert unused[2].startswith("The wired mask is not used, because source is masklabel.")
 
 
 @pytest.mark.parametrize(

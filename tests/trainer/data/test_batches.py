@@ -3,12 +3,15 @@ import itertools
 import json
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from sdxl_trainer.trainer.config import DatasetConfig
 from sdxl_trainer.trainer.data.batches import BatchPlan, generator
+from sdxl_trainer.trainer.data.buckets import place
 from sdxl_trainer.trainer.data.dataset import load_dataset
+from sdxl_trainer.trainer.data.training_set import Picture, TrainingSet, Variant
 
 SIZES = [(128, 128)] * 5 + [(256, 64)] * 3 + [(64, 64)] * 2
 
@@ -81,6 +84,36 @@ def test_captions_are_dropped_in_the_stated_share_and_nothing_else_changes(datas
             dropped += maybe.caption_index is None
             total += 1
     assert abs(dropped / total - 0.2) < 0.04
+
+
+@pytest.fixture(scope="module")
+def many():
+    """10,000 pictures of random sizes and repeats, in some five hundred buckets."""
+    chance = random.Random(0)
+    pictures, variants = [], []
+    for index in range(10_000):
+        size = [round(2 ** chance.uniform(4, 13)) for _ in range(2)]
+        at = place(*size, 1024, 64, chance.random() < 0.5)
+        name, repeats = f"{index}.png", chance.choice([1, 1, 1, 2, 5])
+        pictures.append(Picture(Path(name), name, *size, ("",), "none", repeats, f"{index:064x}"))
+        variants.append((Variant(index, at.bucket, at.crop_top, at.crop_left, at.scaled, False),))
+    return TrainingSet(tuple(pictures), DatasetConfig(), (), tuple(variants), "many", "many")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_of_10000_random_sizes_each_comes_once_an_epoch_in_batches_of_one_shape(many, batch_size):
+    assert sum(map(len, many.buckets.values())) == 10_000 and len(many.buckets) > 300
+    assert many.num_samples == sum(many.samples_by_bucket.values())
+    plan = BatchPlan(many, batch_size, seed=1)
+    for epoch in range(2):
+        batches = [plan.batch(epoch * plan.num_batches + i) for i in range(plan.num_batches)]
+        seen = Counter(draw.picture for batch in batches for draw in batch)
+        assert seen == {index: picture.repeats for index, picture in enumerate(many.pictures)}
+        assert all(len({draw.variant.bucket for draw in batch}) == 1 for batch in batches)
+        assert all(1 <= len(batch) <= batch_size for batch in batches)
+        # no bucket has two batches that could be one
+        short = Counter(batch[0].variant.bucket for batch in batches if len(batch) < batch_size)
+        assert all(number == 1 for number in short.values())
 
 
 def test_the_global_generator_is_never_touched(dataset):

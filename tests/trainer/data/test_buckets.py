@@ -40,15 +40,15 @@ def test_a_picture_goes_to_the_nearest_aspect_ratio(size, bucket):
 @pytest.mark.parametrize(
     ("size", "bucket"),
     [
-        ((300, 300), (256, 256)),  # case 27
+        ((300, 300), (256, 256)),
         ((1000, 1000), (960, 960)),
         ((640, 480), (640, 448)),
-        ((63, 63), (64, 64)),  # case 26: at least one step
+        ((63, 63), (64, 64)),  # at least one step
         ((63, 300), (64, 256)),
         ((300, 30), (640, 64)),
     ],
 )
-def test_a_small_picture_gets_a_small_bucket_of_its_own(size, bucket):
+def test_a_small_picture_gets_a_small_bucket_of_its_own(size, bucket):  # cases 26, 27
     placement = place(*size, 1024, 64, False)
     assert placement.bucket == bucket
     if min(size) >= 64:
@@ -61,7 +61,7 @@ def test_a_small_picture_is_enlarged_when_asked_to():
 
 @pytest.mark.parametrize("size", [(10_000, 1000), (1000, 10_000), (300, 3000), (20_000, 20), (16, 5000)])
 @pytest.mark.parametrize("upscale", [False, True])
-def test_extreme_aspect_ratios_clamp_without_an_empty_side(size, upscale):
+def test_extreme_aspect_ratios_clamp_without_an_empty_side(size, upscale):  # case 28
     placement = place(*size, 1024, 64, upscale)
     assert min(placement.bucket) >= 64 and max(placement.bucket) <= 2048
     assert placement.bucket_width * placement.bucket_height <= 1024 * 1024
@@ -70,7 +70,7 @@ def test_extreme_aspect_ratios_clamp_without_an_empty_side(size, upscale):
 
 def test_whatever_the_size_the_crop_lies_within_the_picture():
     chance = random.Random(0)
-    for _ in range(4000):
+    for _ in range(10_000):
         size = [round(2 ** chance.uniform(4, 14)) for _ in range(2)]
         resolution, step = chance.choice([64, 128, 500, 768, 1024]), chance.choice([32, 64, 128])
         upscale = chance.random() < 0.5

@@ -60,7 +60,7 @@ def test_a_single_picture_is_a_dataset(tmp_path):  # case 4
 
 
 def make_damaged(root):
-    """Broken files of cases 5-8, 24, 25, 29."""
+    """Files that are cut off, empty, no pictures, or too narrow."""
     data = picture(root / "x.jpg", (200, 200), kind="JPEG").read_bytes()
     (root / "x.jpg").unlink()
     (root / "half.jpg").write_bytes(data[: len(data) // 2])
@@ -73,7 +73,7 @@ def make_damaged(root):
     picture(root / "line.png", (1, 5000))
 
 
-def test_damaged_pictures_are_left_out_and_named(tmp_path):
+def test_damaged_pictures_are_left_out_and_named(tmp_path):  # cases 5-8, 25, 29
     make_damaged(tmp_path)
     picture(tmp_path / "good.png")
     dataset = load(tmp_path)

@@ -221,3 +221,11 @@ def test_reading_masks_tells_its_progress(folder):
     heard = []
     with_masks(load(folder), "alpha", lambda done, total: heard.append((done, total)))
     assert heard == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_several_masks_of_their_own_sizes_are_taken_one_by_one():
+    arrays = given_masks([torch.zeros(2, 8, 8), torch.ones(4, 6), torch.ones(1, 1, 3, 3)], 4)
+    assert [array.shape for array in arrays] == [(8, 8), (8, 8), (4, 6), (3, 3)]
+    assert [int(array.max()) for array in arrays] == [0, 0, 255, 255]
+    with pytest.raises(InputError, match="holds 3 masks, but the dataset has 2 pictures"):
+        given_masks([torch.zeros(2, 8, 8), torch.ones(4, 6)], 2)

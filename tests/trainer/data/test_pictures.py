@@ -62,7 +62,7 @@ def png(width, height, depth, color_type, rows, extra=b""):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_comes_out_upright(kind, orientation):
+def test_every_exif_orientation_comes_out_upright(kind, orientation):  # case 12
     upright = quadrants()
     stored = upright.transpose(UNDO[orientation]) if orientation in UNDO else upright
     exif = Image.Exif()
@@ -79,14 +79,14 @@ def test_every_exif_orientation_comes_out_upright(kind, orientation):
     assert (facts.width, facts.height) == upright.size
 
 
-def test_16_bit_grey_is_scaled_not_clipped():
+def test_16_bit_grey_is_scaled_not_clipped():  # case 13
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     picture = np.asarray(decode_picture(encode(Image.fromarray(values))))
     expected = np.round(values / 257).astype(np.uint8)
     assert np.array_equal(picture, np.repeat(expected[..., None], 3, axis=2))
 
 
-def test_16_bit_rgb_keeps_its_high_bytes():
+def test_16_bit_rgb_keeps_its_high_bytes():  # case 14
     values = np.linspace(0, 65535, 12 * 3).astype(">u2").reshape(3, 4, 3)
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     picture = np.asarray(decode_picture(png(4, 3, 16, 2, rows)))
@@ -94,7 +94,7 @@ def test_16_bit_rgb_keeps_its_high_bytes():
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 255.0), (0.0, 65535.0), (-3.0, 7.0)])
-def test_float_tiff_spans_the_whole_range(low, high):
+def test_float_tiff_spans_the_whole_range(low, high):  # case 15
     values = np.linspace(low, high, 64, dtype=np.float32).reshape(8, 8)
     data = encode(Image.fromarray(values), "TIFF")
     picture = np.asarray(decode_picture(data))[..., 0].ravel()
@@ -103,19 +103,19 @@ def test_float_tiff_spans_the_whole_range(low, high):
     assert bool(inspect_picture(data).warnings) == (high != 1.0)
 
 
-def test_cmyk_jpeg_without_profile_shows_its_inks():
+def test_cmyk_jpeg_without_profile_shows_its_inks():  # case 16
     cyan = encode(Image.new("CMYK", (32, 32), (255, 0, 0, 0)), "JPEG", quality=100)
     assert np.abs(np.subtract(decode_picture(cyan).getpixel((9, 9)), (0, 255, 255))).max() < 4
 
 
-def test_ycck_jpeg_is_read_as_such():
+def test_ycck_jpeg_is_read_as_such():  # case 16
     neutral = encode(Image.new("CMYK", (32, 32), (127, 127, 127, 0)), "JPEG", quality=100)
     marker = neutral.index(b"Adobe") + 11
     ycck = neutral[:marker] + b"\x02" + neutral[marker + 1 :]  # middle values are neutral in both
     assert np.abs(np.subtract(decode_picture(ycck).getpixel((9, 9)), 128)).max() < 4
 
 
-def test_cmyk_goes_through_its_own_profile():
+def test_cmyk_goes_through_its_own_profile():  # case 16
     picture = Image.new("CMYK", (32, 32), (255, 0, 0, 0))
     data = encode(picture, "JPEG", quality=100, icc_profile=grey_ink_profile())
     red, green, blue = decode_picture(data).getpixel((9, 9))
@@ -123,7 +123,7 @@ def test_cmyk_goes_through_its_own_profile():
     assert max(abs(red - 185), abs(green - 185), abs(blue - 185)) <= 4
 
 
-def test_a_wide_gamut_profile_is_turned_into_srgb():
+def test_a_wide_gamut_profile_is_turned_into_srgb():  # case 23
     # Display P3's primaries with a plain gamma of 2.2; reference computed here from the matrices.
     to_xyz = np.array(
         [[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]]
@@ -151,12 +151,12 @@ def test_a_profile_that_does_not_fit_is_named_and_passed_over():
 
 
 @pytest.mark.parametrize(("mode", "fill"), [("L", 77), ("LA", (77, 255)), ("1", 1)])
-def test_grey_modes_become_grey_rgb(mode, fill):
+def test_grey_modes_become_grey_rgb(mode, fill):  # case 17
     value = 255 if mode == "1" else 77
     assert decode_picture(encode(Image.new(mode, (20, 20), fill))).getpixel((3, 3)) == (value,) * 3
 
 
-def test_transparent_palette_entry_shows_the_background():
+def test_transparent_palette_entry_shows_the_background():  # case 18
     image = Image.new("P", (20, 20), 1)
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.paste(0, (0, 0, 10, 20))
@@ -172,7 +172,7 @@ def test_a_transparent_colour_key_shows_the_background(mode):
     assert decode_picture(data, "yellow").getpixel((2, 2)) == (255, 255, 0)
 
 
-def test_colours_hidden_under_transparency_stay_hidden():
+def test_colours_hidden_under_transparency_stay_hidden():  # case 19
     image = Image.new("RGBA", (20, 20), (255, 0, 255, 0))
     image.paste((0, 100, 0, 128), (0, 0, 10, 20))
     picture = decode_picture(encode(image), "#ffffff")
@@ -180,21 +180,21 @@ def test_colours_hidden_under_transparency_stay_hidden():
     assert np.abs(np.subtract(picture.getpixel((5, 5)), (127, 177, 127))).max() <= 1
 
 
-def test_a_fully_transparent_picture_is_kept_with_a_warning():
+def test_a_fully_transparent_picture_is_kept_with_a_warning():  # case 20
     facts = inspect_picture(encode(Image.new("RGBA", (40, 30), (9, 9, 9, 0))))
     assert (facts.width, facts.height) == (40, 30)
     assert "transparent" in facts.warnings[0]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_an_animation_gives_its_first_frame(kind):
+def test_an_animation_gives_its_first_frame(kind):  # case 21
     frames = [Image.new("RGB", (32, 32), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
     assert np.abs(np.subtract(decode_picture(data).getpixel((5, 5)), (255, 0, 0))).max() < 3
     assert "animated" in inspect_picture(data).warnings[0]
 
 
-def test_mpo_of_a_phone_is_an_ordinary_picture():
+def test_mpo_of_a_phone_is_an_ordinary_picture():  # case 22
     first, second = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
     data = encode(first, "MPO", save_all=True, append_images=[second])
     assert decode_picture(data).getpixel((5, 5))[0] > 250
@@ -202,11 +202,11 @@ def test_mpo_of_a_phone_is_an_ordinary_picture():
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
-def test_avif_is_read():
+def test_avif_is_read():  # case 22
     assert decode_picture(encode(quadrants(), "AVIF")).size == (64, 32)
 
 
-def test_heic_is_named_for_what_it_is():
+def test_heic_is_named_for_what_it_is():  # case 22
     head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 64
     assert looks_like_picture(head)
     with pytest.raises(UnreadablePictureError, match="HEIC"):
@@ -214,7 +214,7 @@ def test_heic_is_named_for_what_it_is():
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_a_file_cut_off_anywhere_is_found(kind):
+def test_a_file_cut_off_anywhere_is_found(kind):  # cases 6, 7
     data = encode(Image.fromarray(noise()), kind)
     for share in (0.02, 0.3, 0.5, 0.8, 0.97):
         with pytest.raises(UnreadablePictureError):
@@ -251,7 +251,7 @@ def test_damaged_bytes_never_raise_anything_else():
                 continue
 
 
-def test_an_empty_file_and_a_web_page_are_named():
+def test_an_empty_file_and_a_web_page_are_named():  # cases 5, 8
     with pytest.raises(UnreadablePictureError, match="0 bytes"):
         inspect_picture(b"")
     with pytest.raises(UnreadablePictureError, match="web page"):
@@ -265,13 +265,13 @@ def test_postscript_is_not_opened():
 
 
 @pytest.mark.parametrize("pillow_limit", [Image.MAX_IMAGE_PIXELS, None])
-def test_a_decompression_bomb_is_refused(monkeypatch, pillow_limit):
+def test_a_decompression_bomb_is_refused(monkeypatch, pillow_limit):  # case 24
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
     with pytest.raises(UnreadablePictureError, match="178,956,970 pixels"):
         inspect_picture(png(20_000, 20_000, 8, 2, b"\0" * 1000))
 
 
-def test_the_ending_of_a_file_does_not_matter(tmp_path):
+def test_the_ending_of_a_file_does_not_matter(tmp_path):  # case 9
     path = tmp_path / "really_webp.png"
     path.write_bytes(encode(Image.new("RGB", (24, 24), (1, 2, 3)), "WEBP", lossless=True))
     assert read_picture(path).getpixel((0, 0)) == (1, 2, 3)
@@ -348,7 +348,7 @@ def grey_ink_profile():
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "rgb with a key colour"])
-def test_opacity_is_read_from_every_mode_that_has_it(kind):
+def test_opacity_is_read_from_every_mode_that_has_it(kind):  # case 19
     alpha = noise(channels=1)[..., 0]
     if kind == "P":
         alpha = (alpha > 127).astype(np.uint8) * 255
