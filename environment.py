@@ -84,15 +84,19 @@ def make_environment(folder: Path, requirements: Path = OWN_REQUIREMENTS) -> Pat
     return _prepare(folder, Path(sys.executable), [requirements], [])
 
 
-def comfy_environment(comfy: ComfyUI) -> Path:
+def comfy_environment(comfy: ComfyUI, packages: Sequence[str] = ()) -> Path:
     """An environment that sees ComfyUI's packages and adds what requirements.txt names, and pytest.
+
+    Args:
+        comfy: whose packages are lent.
+        packages: installed as well.
 
     Returns:
         Its Python, to run ComfyUI's main.py with.
     """
     digest = hashlib.sha256(str(comfy.folder).encode()).hexdigest()[:8]
     folder = ROOT / f".venv-{comfy.folder.name}-{digest}"
-    return _prepare(folder, comfy.python, [PACK_REQUIREMENTS], [TEST_RUNNER], lend=True)
+    return _prepare(folder, comfy.python, [PACK_REQUIREMENTS], [TEST_RUNNER, *packages], lend=True)
 
 
 def _prepare(
@@ -102,7 +106,9 @@ def _prepare(
     lent = _package_folders(base) if lend else []
     wanted = "\n".join([*(r.read_text("utf-8") for r in requirements), *extra, *lent])
     stamp = folder / STAMP
-    if stamp.is_file() and stamp.read_text("utf-8") == wanted and _runs(python):
+    # what is there may be more, as the tests ask for more than the quickstart
+    known = stamp.read_text("utf-8").splitlines() if stamp.is_file() else []
+    if known and set(wanted.splitlines()) <= set(known) and _runs(python):
         return python
 
     if not _runs(python):

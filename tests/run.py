@@ -26,6 +26,8 @@ from environment import ComfyUI, SetupError, comfy_environment, find_comfyui, ma
 
 NO_TESTS_COLLECTED = 5  # pytest's exit status
 HOST_FOLDERS = ("tests/host", "tests/nodes")
+HOST_PACKAGES = ("timm==1.0.31",)
+"""Optional packages whose use is tested beside ComfyUI's torchvision, which they need."""
 MOST_WORKERS = 4  # each takes 1 GB
 
 
@@ -61,7 +63,7 @@ def run_host_tests(comfy: ComfyUI, options: Sequence[str]) -> Counter[str]:
     """The tests marked `host`, beside the modules and packages of one ComfyUI."""
     announce(f"host tests in ComfyUI {comfy.version} at {comfy.folder}")
     try:
-        python = comfy_environment(comfy)
+        python = comfy_environment(comfy, HOST_PACKAGES)
     except SetupError as fault:
         print(fault, flush=True)
         return Counter(failed=1)

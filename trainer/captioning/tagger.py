@@ -146,8 +146,8 @@ def load_tagger(found: CheckpointFolder, dtype: torch.dtype | None) -> Tagger:
     except (ImportError, RuntimeError) as problem:
         # a torchvision that does not fit torch raises RuntimeError
         raise InputError(
-            f"{found.name} is a tagger, which needs timm and a torchvision that fits torch: "
-            "install them with `pip install timm`, or choose another captioning model"
+            f"{found.name} is a tagger, which needs timm and a torchvision of the same build as torch, as "
+            "ComfyUI has it: install timm with `pip install --no-deps timm`, or choose another captioning model"
         ) from problem
     tags = read_tags(found)
     architecture = str(found.config.get("architecture", ""))

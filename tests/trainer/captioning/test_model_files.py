@@ -1,6 +1,7 @@
 """Finding a model on this machine, and fetching it with the hub's client from a server like the hub."""
 
 import hashlib
+import importlib
 import importlib.util
 import json
 import shutil
@@ -127,7 +128,9 @@ def server(monkeypatch, tmp_path, blip):
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(hub.constants, "ENDPOINT", server.address)
-        monkeypatch.setattr(hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for home in ("constants", "file_download"):  # older versions of the client keep a copy in the latter
+            module = importlib.import_module(f"huggingface_hub.{home}")
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         yield server

@@ -75,7 +75,7 @@ def bare_tagger(folder, table="tag_id,name,category,count\n1,long_hair,0,5\n"):
 
 def test_without_timm_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(InputError, match=r"mine is a tagger, which needs timm .* `pip install timm`"):
+    with pytest.raises(InputError, match=r"mine is a tagger, which needs timm .* `pip install --no-deps timm`"):
         load_captioner(bare_tagger(tmp_path / "x"), "mine")
 
 
