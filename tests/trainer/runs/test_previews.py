@@ -81,7 +81,7 @@ def test_without_prompts_a_caption_is_drawn_in_the_most_frequent_size(tiny_run, 
     tiny_run.run_tiny(tmp_path, model=Asked(), steps=1, preview=values)
     dataset = tiny_run.tiny_dataset(tmp_path)
     assert asked[0] == (["picture 0"], "blurry")
-    assert asked[1] == max(dataset.buckets, key=dataset.samples_in)
+    assert asked[1] == max(dataset.buckets, key=dataset.samples_by_bucket.get)
     tiny_run.run_tiny(tmp_path / "b", model=Asked(), steps=1, preview={**values, "width": 96, "height": 72})
     assert asked[-1] == (96, 72)
 
