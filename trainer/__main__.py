@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .chosen_pictures import load_pictures
+from .chosen_pictures import load_pictures, told_progress
 from .chosen_settings import Chosen, choose_settings
 from .command_line import build_parser
 from .config import PreviewConfig
@@ -95,10 +95,7 @@ def check_pictures(options: argparse.Namespace, listener: TerminalListener) -> s
         folder = ClassFolder(path=options.class_data, class_prompt=options.class_prompt)
         dataset = add_class_images(dataset, folder, None, listener)
     place = options.output / CHECK_FOLDER
-
-    def on_progress(done: int, total: int) -> None:
-        listener.phase("looking at pictures", done, total)
-
+    on_progress = told_progress(listener, "looking at pictures")
     try:
         examination = write_examination(dataset, place, options.batch_size or 1, options.check, on_progress)
     except OSError as error:

@@ -3,20 +3,23 @@
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from .config import PICTURE_SETTINGS, AugmentConfig, CaptionVariantsConfig, DatasetConfig, HubConfig
 from .data.dataset import TrainingSet, load_dataset
 from .data.dataset_sets import join_datasets, with_masks
-from .errors import InputError
+from .data.picture_checks import Progress
+from .errors import CancelledError, InputError
 from .events import Listener
 
 HUB_FOLDER = "hub_datasets"
+FETCHED_COLUMN = "text"
 SDXL_RESOLUTION = 1024
 SMALL_RESOLUTION = 512
 """Below it, buckets in steps of 64 would be few."""
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +54,17 @@ def known_values(values: Mapping[str, Any], section: str, place: str) -> dict[st
     """`values` of a section of `PICTURE_SETTINGS`, found in the file that messages call `place`.
 
     Raises:
-        InputError: a name that is no setting.
+        InputError: a name that is no setting, or a value of another type than its setting.
     """
-    known = {setting.name for setting in fields(PICTURE_SETTINGS[section])}
-    unknown = sorted(set(values) - known)
+    kinds = {setting.name: type(setting.default) for setting in fields(PICTURE_SETTINGS[section])}
+    unknown = sorted(set(values) - kinds.keys())
     if unknown:
         raise InputError(f"config '{place}': {section} settings: {', '.join(unknown)} unknown")
+    for name, value in values.items():
+        kind = kinds[name]
+        if type(value) is not kind and (kind, type(value)) != (float, int):
+            wrong = f"{name} is {value!r}, but must be {_KINDS[kind]}"
+            raise InputError(f"config '{place}': {section} settings: {wrong}")
     return dict(values)
 
 
@@ -65,20 +73,21 @@ def load_pictures(options: argparse.Namespace, chosen: ChosenPictures, listener:
 
     Raises:
         InputError: see `load_dataset`, `fetch_hub_dataset`, `with_masks`, `join_datasets`.
+        CancelledError: the listener asked to stop.
     """
-
-    def on_progress(done: int, total: int) -> None:
-        listener.phase("reading pictures", done, total)
-
+    on_progress = told_progress(listener, "reading pictures")
     config = chosen.dataset_config(native_resolution(options.checkpoint))
-    folders = [*options.data, *_fetched(chosen.hub, options.output / HUB_FOLDER, listener)]
-    weights = options.loss_weights or [1.0] * len(folders)
-    if len(weights) != len(folders):
+    count = len(options.data) + (chosen.hub is not None)
+    weights = options.loss_weights or [1.0] * count
+    if len(weights) != count:
         raise InputError(
-            f"--loss-weights has {len(weights)} numbers, but there are {len(folders)} datasets: "
-            "give one for each"
+            f"--loss-weights has {len(weights)} numbers, but there are {count} datasets: give one for each"
         )
-    sets = [load_dataset(folder, config, on_progress) for folder in folders]
+    sets = [load_dataset(folder, config, on_progress) for folder in options.data]
+    if chosen.hub is not None:
+        folder = _fetched(chosen.hub, options.output / HUB_FOLDER, listener)
+        # the table of a fetched folder is our own, whatever column those of the user have
+        sets.append(load_dataset(folder, replace(config, caption_column=FETCHED_COLUMN), on_progress))
     if options.masks:
         sets = [with_masks(dataset, options.masks, on_progress) for dataset in sets]
     plain = len(sets) == 1 and weights == [1.0]
@@ -94,19 +103,27 @@ def load_pictures(options: argparse.Namespace, chosen: ChosenPictures, listener:
     return dataset
 
 
-def _fetched(config: HubConfig | None, into: Path, listener: Listener) -> list[Path]:
-    """The folder of a hub dataset, if one is wanted."""
-    if config is None:
-        return []
+def _fetched(config: HubConfig, into: Path, listener: Listener) -> Path:
+    """The folder of a hub dataset."""
     from .data.hub_dataset import fetch_hub_dataset
 
-    def on_progress(done: int, total: int) -> None:
-        listener.phase("fetching pictures", done, total)
+    fetching = told_progress(listener, "fetching pictures")
+    return fetch_hub_dataset(config, into, fetching, told_progress(listener, "downloading, MB"))
 
-    def on_download(done: int, total: int) -> None:
-        listener.phase("downloading, MB", done, total)
 
-    return [fetch_hub_dataset(config, into, on_progress, on_download)]
+def told_progress(listener: Listener, phase: str) -> Progress:
+    """A (done, total) callback that tells the listener, and ends the work where it asks to stop.
+
+    Raises:
+        CancelledError: by the callback; nothing was trained yet.
+    """
+
+    def report(done: int, total: int) -> None:
+        listener.phase(phase, done, total)
+        if listener.should_stop():
+            raise CancelledError(0, None)
+
+    return report
 
 
 def native_resolution(checkpoint: Path) -> int:

@@ -73,8 +73,6 @@ def choose_settings(options: argparse.Namespace) -> Chosen:
     Raises:
         InputError: a file that cannot be read, an unknown setting, a value out of its range.
     """
-    if not options.data and not options.hub:
-        raise InputError("there are no pictures: name a folder with --data, or a dataset with --hub")
     if options.num_class_images and not options.class_data:
         raise InputError(
             f"--num-class-images is {options.num_class_images}, but there is no folder to draw them into: "
@@ -94,11 +92,14 @@ def choose_settings(options: argparse.Namespace) -> Chosen:
     for name in PICTURE_SETTINGS:
         if name in changes:
             pictures.setdefault(name, {}).update(changes.pop(name))
+    if not options.data and "hub" not in pictures:
+        raise InputError("there are no pictures: name a folder with --data, or a dataset with --hub")
+    chosen = ChosenPictures.of(pictures)
     return Chosen(
         preset=options.preset,
-        widgets=_widgets(options, file),
+        widgets=_widgets(options, file, options.name or _default_name(options, chosen)),
         settings=_settings(options, file, changes),
-        pictures=ChosenPictures.of(pictures),
+        pictures=chosen,
     )
 
 
@@ -119,13 +120,13 @@ def _settings(options: argparse.Namespace, file: ConfigFile, changes: dict[str, 
     return Settings(**changed)
 
 
-def _widgets(options: argparse.Namespace, file: ConfigFile) -> Widgets:
+def _widgets(options: argparse.Namespace, file: ConfigFile, name: str) -> Widgets:
     from_file = dict(file.run)
     if options.steps or options.epochs:
         from_file["steps"] = 0
     seed = from_file.get("seed", Widgets(name="").seed) if options.seed is None else options.seed
     return Widgets(
-        name=options.name or _default_name(options),
+        name=name,
         steps=options.steps or from_file.get("steps", 0),
         epochs=options.epochs,
         rank=options.rank,
@@ -141,9 +142,11 @@ def _widgets(options: argparse.Namespace, file: ConfigFile) -> Widgets:
     )
 
 
-def _default_name(options: argparse.Namespace) -> str:
+def _default_name(options: argparse.Namespace, chosen: ChosenPictures) -> str:
     """That of the first folder, else of the hub dataset without its owner."""
-    return options.data[0].resolve().name if options.data else options.hub.rpartition("/")[2]
+    if chosen.hub is None or options.data:
+        return options.data[0].resolve().name
+    return chosen.hub.repository.rpartition("/")[2]
 
 
 def read_config_file(path: Path) -> ConfigFile:

@@ -104,7 +104,11 @@ def _add_pictures(pictures: "argparse._ArgumentGroup") -> None:
         "--masks", choices=get_args(MaskSource), help="learn what is opaque, or white in NAME-masklabel.png"
     )
     pictures.add_argument(
-        "--loss-weights", type=float, nargs="+", metavar="WEIGHT", help="one for each folder of --data"
+        "--loss-weights",
+        type=float,
+        nargs="+",
+        metavar="WEIGHT",
+        help="one for each folder of --data, then --hub",
     )
     pictures.add_argument(
         "--augment", type=int, metavar="N", help="looks of each picture: crops, colours, ..."

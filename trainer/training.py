@@ -58,7 +58,8 @@ class Training:
 
     @property
     def device(self) -> torch.device:
-        return self.encoded.latents[0][0].device
+        """Where steps are computed; encoded pictures may lie elsewhere."""
+        return self.denoiser.unet.device
 
     @property
     def read_every(self) -> int:

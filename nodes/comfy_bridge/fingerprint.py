@@ -43,7 +43,7 @@ def vae_fingerprint(model: Any, vae: Any) -> str:
         model: whose scale and shift of latents is used.
         vae: as wired.
     """
-    if _is_changed_unseen(vae.patcher):
+    if _is_changed_unseen(vae.patcher, vae):
         return ""
     digest = hashlib.sha256()
     _add_weights(digest, vae.patcher)
@@ -58,7 +58,7 @@ def vae_fingerprint(model: Any, vae: Any) -> str:
 
 def text_fingerprint(clip: Any) -> str:
     """Changes with all that conditions depend on beside the caption; "" where what acts on it is unknown."""
-    if _is_changed_unseen(clip.patcher):
+    if _is_changed_unseen(clip.patcher, clip, clip.tokenizer):
         return ""
     digest = hashlib.sha256()
     _add_weights(digest, clip.patcher)
@@ -79,9 +79,18 @@ def _add_kind(digest: Any, *parts: Any) -> None:
     digest.update(f"{names} {types} {patcher.load_device.type}".encode())
 
 
-def _is_changed_unseen(patcher: Any) -> bool:
+def _is_changed_unseen(patcher: Any, *owners: Any) -> bool:
+    """Whether something acts on the model, or has replaced code of it or of its `owners`."""
     has_changes = any(getattr(patcher, name, None) for name in UNKNOWN_CHANGES)
-    return has_changes or bool(patcher.object_patches.keys() - {CAST_TYPE})
+    has_patches = bool(patcher.object_patches.keys() - {CAST_TYPE})
+    return has_changes or has_patches or any(map(_has_other_code, (*owners, *patcher.model.modules())))
+
+
+def _has_other_code(part: Any) -> bool:
+    """Whether an instance hides a method of its class, as packs do that tile a VAE or make it seamless."""
+    hooks = getattr(part, "_forward_hooks", None) or getattr(part, "_forward_pre_hooks", None)
+    hidden = (name for name, value in vars(part).items() if callable(value) and hasattr(type(part), name))
+    return bool(hooks) or any(hidden)
 
 
 def _add_weights(digest: Any, patcher: Any) -> None:

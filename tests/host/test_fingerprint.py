@@ -125,6 +125,25 @@ def test_a_lora_on_clip_names_its_text_merged_or_not(stand_in):
     assert parts(model, patched, vae) == changed
 
 
+def test_replaced_code_leaves_what_it_acts_on_without_a_name(stand_in):
+    """A seamless VAE has the weights of the plain one."""
+    _, clip, vae = stand_in
+    pictures, text = parts(*stand_in)
+    convolution = next(m for m in vae.first_stage_model.modules() if isinstance(m, torch.nn.Conv2d))
+    for part, name, expected in (
+        (convolution, "_conv_forward", ("", text)),
+        (vae, "encode", ("", text)),
+        (clip, "tokenize", (pictures, "")),
+    ):
+        setattr(part, name, lambda *values: None)
+        assert parts(*stand_in) == expected
+        delattr(part, name)
+    hook = clip.cond_stage_model.register_forward_hook(lambda *values: None)
+    assert parts(*stand_in) == (pictures, "")
+    hook.remove()
+    assert parts(*stand_in) == (pictures, text)
+
+
 def test_what_no_digest_knows_leaves_text_without_a_name(stand_in):
     import comfy.hooks
 

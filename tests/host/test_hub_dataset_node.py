@@ -110,7 +110,7 @@ def test_without_the_library_the_sentence_says_what_to_install(node, values, inp
 
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert node.fingerprint_inputs(**values) == "not fetched"
-    with pytest.raises(InputError, match=r"need the package `datasets` .* `pip install 'datasets>=4'`"):
+    with pytest.raises(InputError, match=r'need the package `datasets` .* `pip install "datasets>=4"`'):
         node.execute(**values)
     assert not input_folder.exists()
 
@@ -155,5 +155,5 @@ def test_a_queued_graph_shows_the_report_or_the_sentence(server, graphs, example
             shutil.rmtree(folder)
     else:
         ended = client.wait(client.queue(prompt))
-        assert "pip install 'datasets>=4'" in graphs.failure(ended).replace("\\", "")
+        assert 'pip install "datasets>=4"' in graphs.failure(ended).replace("\\", "")
         assert not folder.exists()

@@ -118,6 +118,14 @@ def test_four_micro_steps_of_one_are_one_of_four(start, tiny_run, tmp_path):
     assert float(sum(one_by_one)) == pytest.approx(float(loss), rel=1e-5)
 
 
+def test_pictures_that_stay_in_main_memory_are_learned_on_the_device(start):
+    training = start()
+    device = training.denoiser.unet.to(device="meta").device
+    training.encoded = training.encoded.to(device, torch.float32, is_resident=False)
+    batch = training.encoded.batch(training.plan.batch(0))
+    assert training.device == batch.latents.device == device  # else noise and latents do not meet
+
+
 def test_step_without_finite_gradient_is_left_out_and_counted(start):
     training = start(faulty({2}), optimizer={"lr_schedule": "constant"})
     states = []

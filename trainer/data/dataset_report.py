@@ -70,11 +70,9 @@ def _captions(dataset: TrainingSet) -> list[str]:
     several = sum(len(picture.shown_captions) > 1 for picture in dataset.pictures)
     if several:
         lines.append(f"  {_count(several, 'picture')} with several captions: one is drawn at each step.")
-    varied = sum(bool(picture.plain_captions) for picture in dataset.pictures)
-    if varied:
-        ways = max(len(p.captions) // len(p.shown_captions) for p in dataset.pictures)
-        of_each = f"up to {_count(ways, 'variant')} of each caption"
-        lines.append(f"  {_count(varied, 'picture')} with {of_each}: one is drawn at each step.")
+    ways = max(len(p.captions) // len(p.shown_captions) for p in dataset.pictures)
+    if ways > 1:
+        lines.append(f"  Each caption is read in up to {ways} variants: one is drawn at each step.")
     if dataset.trigger_words:
         lines.append(f"  To call it up in a prompt, write: {_shorten(dataset.trigger_words)}")
     return lines

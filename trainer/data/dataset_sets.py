@@ -241,7 +241,7 @@ def _named_apart(datasets: Sequence[TrainingSet]) -> list[TrainingSet]:
     taken: set[str] = set()
     named = []
     for dataset in datasets:
-        is_joined = len(dataset.roots) > 1 or " + " in dataset.root_name
+        is_joined = dataset.fixed_trigger_words is not None
         prefix, number = "" if is_joined else f"{dataset.root_name}/", 1
         while any(prefix + picture.name in taken for picture in dataset.pictures):
             number += 1

@@ -29,7 +29,7 @@ FOUND_AT_ONCE = 100
 class Encoding:
     """By what pictures and captions are encoded, who hears of it, and what is known already.
 
-    `check_stop` is called before each picture and each caption, and raises to stop.
+    `check_stop` is called before each picture, mask and caption, and raises to stop.
     """
 
     model: TrainableModel
@@ -166,7 +166,7 @@ def encode_variants(
             for variants in dataset.variants
         ),
         conditions=EncodedCaptions(),
-        masks=_masks(dataset) if dataset.has_masks else None,
+        masks=_masks(dataset, encoding) if dataset.has_masks else None,
         loss_weights=_loss_weights(dataset),
     )
 
@@ -176,12 +176,15 @@ def captions_of(dataset: TrainingSet) -> set[str]:
     return {"", *(caption for picture in dataset.pictures for caption in picture.captions)}
 
 
-def _masks(dataset: TrainingSet) -> tuple[tuple[Tensor, ...], ...]:
+def _masks(dataset: TrainingSet, encoding: Encoding) -> tuple[tuple[Tensor, ...], ...]:
     masks = []
     for picture, variants in enumerate(dataset.variants):
+        encoding.check_stop()
+        encoding.listener.phase("reading masks", picture, len(dataset.variants))
         width, height = variants[0].bucket
         full = torch.ones(1, height // LATENT_DOWNSCALE, width // LATENT_DOWNSCALE)
         masks.append(tuple(dataset.load_masks(picture) or [full] * len(variants)))
+    encoding.listener.phase("reading masks", len(masks), len(masks))
     return tuple(masks)
 
 

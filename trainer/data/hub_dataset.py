@@ -104,7 +104,7 @@ def fetch_hub_dataset(
     """
     folder = hub_folder(config, into)
     known = hub_manifest(folder)
-    if known is not None and known.asked == _asked(config):
+    if known is not None and _answers(known, config):
         return folder
     if folder.exists():
         raise InputError(
@@ -113,7 +113,7 @@ def fetch_hub_dataset(
         )
     growing = folder.with_name(f".{folder.name}.part")
     begun = _read_manifest(growing)
-    if begun is not None and begun.asked != _asked(config):
+    if begun is not None and not _answers(begun, config):
         raise InputError(f"the folder '{growing}' holds another unfinished fetch: delete it")
     if begun is None or not begun.finished:
         _fetch(config, growing, begun, on_progress, on_download)
@@ -177,6 +177,13 @@ def _copy_rows(
 def _asked(config: HubConfig) -> dict[str, Any]:
     """The settings that decide what is in the folder; streaming is only another way to get it."""
     return {name: value for name, value in asdict(config).items() if name != "streaming"}
+
+
+def _answers(manifest: HubManifest, config: HubConfig) -> bool:
+    """Whether the folder holds what is asked for; the default configuration may be named or not."""
+    named = {"config_name": config.config_name or "default"}
+    in_full = {**manifest.asked, "config_name": manifest.config_name}
+    return manifest.asked == _asked(config) or in_full == {**_asked(config), **named}
 
 
 def _manifest(source: HubSource, columns: Columns) -> HubManifest:

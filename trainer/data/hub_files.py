@@ -1,14 +1,18 @@
 """Files of a hub repository into the hub's own cache on this machine, with progress, until told to stop."""
 
 import inspect
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
+
+from ..errors import InputError
 
 MAX_DOWNLOADS = 8
 POLL_SECONDS = 0.25
-MEGABYTE = 1_000_000
+MEGABYTE, GIGABYTE = 10**6, 10**9
 
 
 class _StoppedError(Exception):
@@ -62,6 +66,7 @@ def download_files(
             downloads.
 
     Raises:
+        InputError: there is no room for them.
         Exception: what the hub's client raises.
     """
     from tqdm import tqdm
@@ -76,7 +81,9 @@ def download_files(
             tally.add(0 if counts else sizes[path])
 
     missing = [path for path in sizes if not _is_cached(hub, repository, commit, path)]
-    total = max(1, -(-sum(sizes[path] for path in missing) // MEGABYTE))
+    num_bytes = sum(sizes[path] for path in missing)
+    _require_room(Path(hub.constants.HF_HUB_CACHE), repository, num_bytes)
+    total = max(1, -(-num_bytes // MEGABYTE))
     pool = ThreadPoolExecutor(MAX_DOWNLOADS, "hub files")
     try:
         waiting: Sequence[Any] = [pool.submit(download, path) for path in missing]
@@ -90,6 +97,18 @@ def download_files(
     finally:
         tally.stop = True
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _require_room(cache: Path, repository: str, num_bytes: int) -> None:
+    while not cache.exists():
+        cache = cache.parent
+    free = shutil.disk_usage(cache).free
+    if num_bytes > free:
+        raise InputError(
+            f"the files of {repository} take {num_bytes / GIGABYTE:,.1f} GB, but {free / GIGABYTE:,.1f} GB "
+            "are free on the disk of the hub's cache: turn streaming on and set max_pictures, or free some "
+            "room, or let HF_HOME name another disk"
+        )
 
 
 def _is_cached(hub: Any, repository: str, commit: str, path: str) -> bool:

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..settings.hub_config import HubConfig
 from .hub_rows import DISK_IS_FULL
 
-INSTALL = "pip install 'datasets>=4'"
+INSTALL = 'pip install "datasets>=4"'
 OLDEST = 4
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 

@@ -21,8 +21,8 @@ DISK_IS_FULL = "the disk is full: free some room and run again, which goes on fr
 class GrowingFolder:
     """Pictures of rows 0 to `num_rows`, some of them skipped.
 
-    A row's picture is whole on the disk before the journal names it; a line that a killed process left half
-    written is dropped.
+    A row's picture is whole on the disk before the journal names it. A line that a killed process left half
+    written, or that a power cut spoiled, is dropped with those behind it: their rows are fetched again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,11 +84,17 @@ class GrowingFolder:
         if not journal.exists():
             return []
         data = journal.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
+        lines, size = [], 0
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+            size += len(line)
+        if size < len(data):
             with journal.open("rb+") as file:
-                file.truncate(len(whole))
-        return [json.loads(line) for line in whole.splitlines()]
+                file.truncate(size)
+        return lines
 
 
 @contextmanager

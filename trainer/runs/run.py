@@ -18,7 +18,7 @@ from ..data.encoded_cache import EncodedCache
 from ..data.encoded_dataset import Encoding
 from ..errors import CancelledError, InputError
 from ..events import Listener
-from ..files.metadata import FINGERPRINT_KEY, RunFacts, build_metadata
+from ..files.metadata import FINGERPRINT_KEY, RunFacts, build_metadata, dataset_settings
 from ..loop import StopEarly, run_steps
 from ..memory_plan import free_bytes
 from ..sdxl.model import TrainableModel
@@ -81,7 +81,7 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
                 return run.reloaded()
             with must_be_writable(files.folder):
                 files.remove_leftovers()
-                record_run(files, run.config, identity)
+                record_run(files, run.config, identity, dataset_settings(job.dataset))
             return run.train()
 
 

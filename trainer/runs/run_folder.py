@@ -254,13 +254,13 @@ def written_as(files: RunFiles) -> Written:
         return Written(0, "")
 
 
-def record_run(files: RunFiles, config: TrainConfig, identity: Identity) -> None:
-    """Write config.json."""
+def record_run(files: RunFiles, config: TrainConfig, identity: Identity, pictures: dict[str, Any]) -> None:
+    """Write config.json; `pictures` are the settings of the dataset, by section."""
     text = json.dumps(
         {
             "fingerprint": identity.fingerprint,
             "settings": config.to_json(),
-            "dataset": {k: v for k, v in identity.values["dataset"].items() if k != "dataset"},
+            **pictures,
             "identity": identity.values,
         },
         indent=1,

@@ -131,6 +131,10 @@ class TestJoin:
             for ours, theirs in zip(joined.variants[place], part.variants[index], strict=True):
                 assert torch.equal(joined.load_pixels(ours), part.load_pixels(theirs))
 
+    def test_a_plus_in_the_name_of_a_folder_makes_it_no_joined_set(self, tmp_path):
+        parts = [load(fill(tmp_path / name, 1, first=at)) for at, name in enumerate(("cats + dogs", "hens"))]
+        assert names(join_datasets([(part, 1) for part in parts])) == ["cats + dogs/00.png", "hens/01.png"]
+
     def test_weights_of_nested_joins_multiply_and_names_stay(self, tmp_path):
         parts = [load(fill(tmp_path / name, 1, first=i * 10)) for i, name in enumerate("abc")]
         inner = join_datasets([(parts[0], 0.5), (parts[1], 1)])

@@ -116,6 +116,19 @@ def test_nan_text_names_the_caption(encode, tiny_run):
         encode(Broken())
 
 
+def test_masks_are_read_with_progress_until_told_to_stop(tiny_run, tmp_path):
+    dataset = with_masks(tiny_run.tiny_dataset(tmp_path), torch.ones(1, 8, 8))
+    listener = tiny_run.StopAfter()
+
+    def stop():
+        if ("reading masks", 1, 5) in listener.phases:
+            raise CancelledError(0, None)
+
+    with pytest.raises(CancelledError):
+        encode_dataset(dataset, Encoding(tiny_run.TinyModel(), listener, stop), "inference")
+    assert listener.phases[-1] == ("reading masks", 1, 5)
+
+
 def test_asked_to_stop_it_stops_within_a_picture(encode, tiny_run):
     model, asked = tiny_run.TinyModel(), []
 

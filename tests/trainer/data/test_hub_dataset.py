@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import io
 import json
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -123,10 +124,11 @@ def test_a_finished_fetch_needs_neither_network_nor_library(hub, tmp_path, monke
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert fetch(tmp_path) == folder
     assert fetch(tmp_path, streaming=True) == folder
+    assert fetch(tmp_path, config_name="default") == folder  # as the report calls it
     read = load_dataset(folder, DatasetConfig(resolution=64))
     assert [p.captions for p in read.pictures] == [(f"cat {n}",) for n in range(3)]
     assert [note for note in read.notes if note.kind != "info"] == []
-    with pytest.raises(InputError, match="pip install 'datasets>=4'"):
+    with pytest.raises(InputError, match='pip install "datasets>=4"'):
         fetch(tmp_path, split="test")
 
 
@@ -154,6 +156,16 @@ def stop_at(number):
             raise CancelledByUserError
 
     return report
+
+
+def test_rows_whose_notes_a_power_cut_has_spoiled_are_fetched_again(hub, tmp_path):
+    hub.commit(NAME, {"data/train-00000-of-00001.parquet": cats(range(4))})
+    with pytest.raises(CancelledByUserError):
+        fetch(tmp_path, stop_at(3))
+    journal = tmp_path / "hub_datasets" / "somebody--cats" / ".default-train.part" / ".rows.jsonl"
+    first, second, third = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(first + b"\0" * (len(second) - 1) + b"\n" + third)
+    assert [row["text"] for row in table(fetch(tmp_path))] == [f"cat {n}" for n in range(4)]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -210,6 +222,15 @@ def test_downloads_report_megabytes_and_end_when_told(hub, tmp_path, monkeypatch
     seen = []
     fetch_hub_dataset(config, into, on_download=lambda *place: seen.append(place))
     assert seen[-1] == (2, 3)
+
+
+def test_files_for_which_there_is_no_room_are_refused_before_any_is_downloaded(hub, tmp_path, monkeypatch):
+    hub.commit(NAME, {"data/train-00000-of-00001.parquet": cats(range(3))})
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: full)
+    with pytest.raises(InputError, match=r"^the files of somebody/cats take 0\.0 GB, but 0\.0 GB are free"):
+        fetch(tmp_path)
+    assert not hub.asked_for("GET /datasets/somebody/cats/resolve")
 
 
 def test_picture_files_of_a_repository_keep_their_bytes_in_both_ways(hub, tmp_path):
@@ -410,7 +431,7 @@ def test_a_folder_of_the_same_name_where_the_program_started_is_not_taken_for_th
 def test_a_library_that_could_run_programs_is_refused(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "__version__", "3.6.0")
     with pytest.raises(
-        InputError, match=r"is 3\.6\.0, which may run programs .* `pip install 'datasets>=4'`"
+        InputError, match=r'is 3\.6\.0, which may run programs .* `pip install "datasets>=4"`'
     ):
         fetch(tmp_path)
     assert hub.asked == []

@@ -92,7 +92,7 @@ def test_dataset_and_model_are_part_of_a_run(tiny_run, identity):
 
 
 def test_recorded_identity_compares_equal_after_json(identity, tiny_run, files):
-    record_run(files, tiny_run.tiny_config(), identity())
+    record_run(files, tiny_run.tiny_config(), identity(), {})
     recorded = json.loads(files.config.read_text())
     assert identity().differences(recorded["identity"]) == []
     assert recorded["fingerprint"] == identity().fingerprint
@@ -100,7 +100,7 @@ def test_recorded_identity_compares_equal_after_json(identity, tiny_run, files):
 
 def test_free_name_is_taken_and_a_begun_run_goes_on(identity, tiny_run, files):
     assert choose_run(files, identity(), "auto") == (files, [])
-    record_run(files, tiny_run.tiny_config(), identity())
+    record_run(files, tiny_run.tiny_config(), identity(), {})
     add_state(files)
     assert choose_run(files, identity(), "auto") == (files, [])
     chosen, notes = choose_run(files, identity(), "new")
@@ -112,7 +112,7 @@ def test_numbered_brother_is_found_when_the_first_is_gone(identity, tiny_run, fi
     files.folder.rmdir()
     brother = RunFiles("cat-3", files.loras_folder, files.folder.with_name("cat-3"))
     brother.folder.mkdir()
-    record_run(brother, tiny_run.tiny_config(), identity())
+    record_run(brother, tiny_run.tiny_config(), identity(), {})
     assert choose_run(files, identity(), "auto")[0].name == "cat-3"
 
 
@@ -143,7 +143,7 @@ def test_disk_message_has_both_numbers(tmp_path):
 
 
 def test_a_run_that_failed_before_its_first_step_leaves_its_name_free(identity, tiny_run, files):
-    record_run(files, tiny_run.tiny_config(), identity())
+    record_run(files, tiny_run.tiny_config(), identity(), {})
     assert choose_run(files, identity(seed=5), "auto") == (files, [])
 
 
