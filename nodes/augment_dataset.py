@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from comfy_api.latest import io
 
 from ..trainer.settings.augment_config import AugmentConfig
+from .comfy_bridge.pixels import to_image
 from .widgets import CATEGORY, DATASET, widgets
 
 if TYPE_CHECKING:
@@ -52,6 +51,6 @@ class AugmentDataset(io.ComfyNode):
         from ..trainer.data.dataset_report import describe
 
         augmented = with_augmentation(dataset, AugmentConfig(**settings))
-        sheet = np.asarray(augmentation_sheet(augmented), dtype=np.float32) / 255
+        sheet = to_image(augmentation_sheet(augmented))
         report = f"{describe_augmentation(augmented)}\n\n{describe(augmented)}"
-        return io.NodeOutput(augmented, torch.from_numpy(sheet)[None], report)
+        return io.NodeOutput(augmented, sheet, report)

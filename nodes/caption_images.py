@@ -3,8 +3,6 @@
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from comfy_api.latest import io
 
 from ..trainer.settings.caption_config import CaptionConfig
@@ -12,6 +10,7 @@ from ..trainer.settings.captioner_config import GenerationConfig
 from .captioner_settings import CAPTIONER_SETTINGS
 from .comfy_bridge.captioners import caption_progress, captioner_choices, find_captioner, open_captioner
 from .comfy_bridge.folders import run_folder
+from .comfy_bridge.pixels import to_image
 from .comfy_bridge.progress import report_progress
 from .widgets import CATEGORY, DATASET, hidden_value, mark_advanced, widget
 
@@ -85,7 +84,7 @@ class CaptionImages(io.ComfyNode):
         generation = captioner_settings or GenerationConfig()
         done = _caption(dataset, (name, download, hidden_value(cls, "unique_id")), config, generation)
         captions = [picture.shown_captions[0] for picture in done.dataset.pictures]
-        sheet = torch.from_numpy(np.asarray(dataset_sheet(done.dataset), dtype=np.float32) / 255)[None]
+        sheet = to_image(dataset_sheet(done.dataset))
         report = f"{describe_captions(done, name)}\n\n{describe(done.dataset)}"
         return io.NodeOutput(done.dataset, captions, sheet, report)
 

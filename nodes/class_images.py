@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from comfy_api.latest import io
 
 from ..trainer.config import MAX_SEED, DatasetConfig, PreviewConfig
@@ -13,6 +11,7 @@ from ..trainer.data.captions import literal_prompt
 from ..trainer.errors import InputError
 from .comfy_bridge.class_folder import NEW_FOLDER, class_folder, class_folder_choices
 from .comfy_bridge.families import require_sdxl
+from .comfy_bridge.pixels import to_image
 from .comfy_bridge.preview import (
     decode_latents,
     encode_prompts,
@@ -101,7 +100,7 @@ class ClassImages(io.ComfyNode):
         except InputError as error:
             # a workflow and its errors are shared; where the user keeps his files is not
             raise InputError(str(error).replace(str(place), shown)) from None
-        sheet = torch.from_numpy(np.asarray(dataset_sheet(joined.class_set), dtype=np.float32) / 255)[None]
+        sheet = to_image(dataset_sheet(joined.class_set))
         done = f"{missing} class images drawn into {shown}, {len(joined.class_set.pictures)} are there now."
         return io.NodeOutput(joined, sheet, f"{done}\n\n{describe(joined)}", len(joined.class_set.pictures))
 

@@ -8,7 +8,8 @@ from comfy_api.latest import io, ui
 from ..trainer.config import MAX_SEED, PreviewConfig
 from ..trainer.errors import InputError
 from .comfy_bridge.compare import Cell, Comparison, draw_comparison
-from .comfy_bridge.preview import require_sampler, sampler_choices, scheduler_choices, to_image
+from .comfy_bridge.pixels import to_image
+from .comfy_bridge.preview import require_sampler, sampler_choices, scheduler_choices
 from .comfy_bridge.progress import report_progress
 from .lora_checkpoints import (
     NO_FILE,

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import numpy as np
-import torch
 from comfy_api.latest import io
 
 from ..trainer.config import DatasetConfig
 from ..trainer.errors import InputError
 from .comfy_bridge.folders import dataset_choices, dataset_folder
+from .comfy_bridge.pixels import to_image
 from .comfy_bridge.progress import report_progress
 from .widgets import CATEGORY, DATASET, hidden_value, widget
 
@@ -89,5 +88,5 @@ class LoadDataset(io.ComfyNode):
         except InputError as error:
             # a workflow and its errors are shared; where the user keeps his files is not
             raise InputError(str(error).replace(str(root), folder)) from None
-        sheet = torch.from_numpy(np.asarray(dataset_sheet(dataset), dtype=np.float32) / 255)[None]
+        sheet = to_image(dataset_sheet(dataset))
         return io.NodeOutput(dataset, sheet, describe(dataset), len(dataset.pictures))

@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from comfy_api.latest import io
 
+from .comfy_bridge.pixels import to_image
 from .comfy_bridge.progress import report_progress
 from .widgets import CATEGORY, DATASET, hidden_value
 
@@ -83,6 +82,6 @@ class DatasetDoctor(io.ComfyNode):
         progress = report_progress("looking at pictures", hidden_value(cls, "unique_id"))
         examination = examine(dataset, batch_size, subject, progress)
         drawn = dataset_sheet(dataset, max_pictures, examination.flags)
-        sheet = torch.from_numpy(np.asarray(drawn, dtype=np.float32) / 255)[None]
+        sheet = to_image(drawn)
         report = examination_report(dataset, examination)
         return io.NodeOutput(dataset, sheet, report, examination.problems)

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
 import torch
 from comfy_api.latest import io
 
 from ..trainer.errors import InputError
+from .comfy_bridge.pixels import to_image
 from .comfy_bridge.progress import report_progress
 from .widgets import CATEGORY, DATASET, hidden_value
 
@@ -75,7 +75,7 @@ class DatasetMasks(io.ComfyNode):
                 "source is mask, but no mask is wired: wire a MASK, or set source to alpha or masklabel"
             )
         masked = with_masks(dataset, mask if source == "mask" else source, progress)
-        sheet = torch.from_numpy(np.asarray(dataset_sheet(masked), dtype=np.float32) / 255)[None]
+        sheet = to_image(dataset_sheet(masked))
         report = [describe(masked)]
         if source != "mask" and mask is not None:
             report.insert(0, f"The wired mask is not used, because source is {source}.")

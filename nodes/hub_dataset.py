@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import numpy as np
-import torch
 from comfy_api.latest import io
 
 from ..trainer.config import DatasetConfig
 from ..trainer.errors import InputError
 from ..trainer.settings.hub_config import HubConfig
 from .comfy_bridge.hub_folder import hub_datasets_folder, shown_hub_folder
+from .comfy_bridge.pixels import to_image
 from .comfy_bridge.progress import report_progress
 from .widgets import CATEGORY, DATASET, hidden_value, widget
 
@@ -94,7 +93,7 @@ class LoadHubDataset(io.ComfyNode):
             raise InputError(str(error).replace(str(place), shown_hub_folder(place))) from None
         assert manifest is not None
         report = f"{describe_hub_dataset(manifest, shown_hub_folder(folder))}\n\n{describe(dataset)}"
-        sheet = torch.from_numpy(np.asarray(dataset_sheet(dataset), dtype=np.float32) / 255)[None]
+        sheet = to_image(dataset_sheet(dataset))
         return io.NodeOutput(dataset, sheet, report, len(dataset.pictures))
 
 

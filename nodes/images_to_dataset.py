@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from comfy_api.latest import io
 
 from ..trainer.config import DatasetConfig
+from .comfy_bridge.pixels import to_image
 from .comfy_bridge.progress import report_progress
 from .widgets import CATEGORY, DATASET, hidden_value, widget
 
@@ -69,7 +69,7 @@ class ImagesToDataset(io.ComfyNode):
             [one for one in mask or () if one is not None],
             report_progress("copying pictures", hidden_value(cls, "unique_id")),
         )
-        sheet = torch.from_numpy(np.asarray(dataset_sheet(dataset), dtype=np.float32) / 255)[None]
+        sheet = to_image(dataset_sheet(dataset))
         return io.NodeOutput(dataset, sheet, describe(dataset), len(dataset.pictures))
 
 

@@ -1,11 +1,15 @@
-"""Pictures into scaled latents through ComfyUI's VAE, and samples back into pictures."""
+"""Pictures as ComfyUI holds them: into scaled latents through its VAE, and as IMAGE on a wire."""
 
 import copy
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 log = logging.getLogger(__name__)
 
@@ -38,3 +42,8 @@ def _encode_in_float32(vae: Any, images: Tensor, vae_latents: Tensor) -> Tensor:
         image = vae.process_input(images[index : index + 1].movedim(-1, 1)).to(vae.device, torch.float32)
         result[index] = precise.encode(image)[0].to(result)
     return result
+
+
+def to_image(picture: "Image.Image") -> Tensor:
+    """A picture as IMAGE (1, H, W, 3) in [0, 1]."""
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]

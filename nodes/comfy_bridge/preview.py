@@ -159,8 +159,3 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
     """IMAGE (B, H, W, 3) in [0, 1] as pictures."""
     levels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return [Image.fromarray(np.ascontiguousarray(picture)) for picture in levels]
-
-
-def to_image(picture: Image.Image) -> Tensor:
-    """A picture as IMAGE (1, H, W, 3) in [0, 1]."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
