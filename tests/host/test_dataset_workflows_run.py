@@ -65,4 +65,4 @@ def test_a_captioner_that_is_not_there_says_how_to_get_it(opened, graphs):
     (caption,) = graphs.nodes_of(prompt, "SDXLTrainer_CaptionImages")
     caption |= {"if_exists": "overwrite"}
     said = graphs.failure(client.wait(client.queue(prompt)))
-    assert "blip-image-captioning-base" in said and "download" in said
+    assert "blip-image-captioning-large" in said and "download" in said

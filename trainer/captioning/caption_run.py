@@ -193,7 +193,9 @@ def _fingerprint(dataset: TrainingSet) -> str:
 
 def _mask(picture: Picture) -> str:
     mask = picture.given_mask
-    return "" if mask is None else f"{mask.shape} {hashlib.sha256(mask.tobytes()).hexdigest()}"
+    if mask is None:
+        return picture.mask_digest
+    return f"{mask.shape} {hashlib.sha256(mask.tobytes()).hexdigest()}"
 
 
 def describe_captions(captioned: CaptionedSet, name: str) -> str:
@@ -214,6 +216,8 @@ def describe_captions(captioned: CaptionedSet, name: str) -> str:
     if captioned.silent:
         left = f"{some(captioned.silent)} keep what they had"
         lines.append(f"Nothing was said about {len(captioned.silent)} pictures: {left}.")
+    if not new:
+        return "\n".join(lines)
     if captioned.saved == "txt":
         lines.append("The captions stand in text files beside the pictures.")
     elif captioned.saved:

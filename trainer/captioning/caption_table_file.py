@@ -1,12 +1,11 @@
 """New captions in the metadata.jsonl of a dataset's folder, beside all the rows and columns that it has."""
 
 import json
-import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.caption_tables import MAX_TABLE_BYTES, TABLE_NAMES, read_caption_table, same_name
+from ..data.caption_tables import MAX_TABLE_BYTES, TABLE_NAMES, read_caption_table, row_key, same_name
 from ..data.captions import read_text
 from ..data.picture import Picture
 from ..data.training_set import some
@@ -58,7 +57,8 @@ class TableFile:
         done: set[str] = set()
         for line in before.split("\n"):
             row = _row(line)
-            key = _key(row.get("file_name"))
+            name = row.get("file_name")
+            key = row_key(name) if isinstance(name, str) else ""
             if key in waiting or key in done:
                 # a second row of a picture would add its captions to those of the first
                 row[self._column] = _cell(waiting.pop(key, ()))
@@ -93,7 +93,7 @@ def _require_plain_names(root: Path, pictures: Sequence[Picture]) -> None:
     odd = []
     for picture in pictures:
         name = _name_of(picture, root)
-        if _key(name) != same_name(name) or name[1:2] == ":":
+        if row_key(name) != same_name(name) or name[1:2] == ":":
             odd.append(picture.name)
     if odd:
         raise InputError(
@@ -125,13 +125,6 @@ def _require_no_deeper_rows(root: Path, pictures: Sequence[Picture], column: str
 
 def _name_of(picture: Picture, root: Path) -> str:
     return picture.path.relative_to(root).as_posix()
-
-
-def _key(name: object) -> str:
-    """As the reader of tables takes a file name: slashes, no blanks around it, composed accents."""
-    if not isinstance(name, str):
-        return ""
-    return same_name(posixpath.normpath(name.strip().replace("\\", "/")))
 
 
 def _row(line: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def caption_from(raw: str, config: CaptionConfig) -> str:
     or the like (kohya_ss puts its prefix so; the notebook of diffusers types its comma: 'a photo of TOK, ').
     """
     words = without_phrases(clean_caption(raw)[0], config.phrases)
-    if not words:
+    if not words.strip(_ENDS):
         return ""
     suffix = config.suffix.strip()
     if suffix.startswith((".", "!", "?", *_JOINTS)):

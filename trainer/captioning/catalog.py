@@ -20,10 +20,11 @@ class KnownModel:
 
 
 KNOWN: Mapping[str, KnownModel] = {
+    "blip-large": KnownModel("Salesforce/blip-image-captioning-large", 1.9, "one short sentence"),
+    # the hub had its weights in pickled form only, so that it may have to be converted by hand
     "blip-base": KnownModel(
         "Salesforce/blip-image-captioning-base", 1.0, "one short sentence, quick on a CPU"
     ),
-    "blip-large": KnownModel("Salesforce/blip-image-captioning-large", 1.9, "one short sentence"),
     "blip-2": KnownModel("Salesforce/blip2-opt-2.7b", 15.0, "short sentences, heavy for what it gives"),
     "florence-2-base": KnownModel(
         "florence-community/Florence-2-base", 0.9, "a sentence or a paragraph, quick"
@@ -55,7 +56,7 @@ KNOWN: Mapping[str, KnownModel] = {
         "SmilingWolf/wd-eva02-large-tagger-v3", 1.3, "Danbooru tags, best; needs timm"
     ),
 }
-"""Label -> the model, small ones of a kind first."""
+"""Label -> the model, small ones of a kind first; the very first is the default, and can be fetched."""
 
 _NEEDS_CODE: Mapping[str, str] = {
     r"microsoft/florence-2-.*": "florence-2-base, the same weights for transformers' own class",

@@ -15,6 +15,8 @@ from ..sdxl.weight_files import WeightFiles
 TAG_TABLE = "selected_tags.csv"
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
+"""Of a LoRA, which transformers would put upon the model where peft is installed, and else not."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
 _GGUF = "holds GGUF weights, which only llama.cpp and its kin read: use its safetensors version"
 MAX_WORDS = 160
@@ -66,6 +68,11 @@ def open_folder(folder: Path, name: str) -> CheckpointFolder:
         raise InputError(f"{name}: there is no such folder; choose another captioning model")
     if not (folder / "config.json").is_file():
         raise InputError(f"{name} {_without_config(folder)}")
+    if (folder / ADAPTER).is_file():
+        raise InputError(
+            f"{name} holds a LoRA beside the model ({ADAPTER}): take its files out of the folder, or merge "
+            "it into the model"
+        )
     config = read_json(folder / "config.json")
     if not (folder / TAG_TABLE).is_file():
         refuse_kind(config, name)
@@ -80,7 +87,12 @@ def refuse_kind(config: Mapping[str, Any], name: str) -> None:
     """Raise an InputError unless the config is of a model that writes captions with transformers alone."""
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     kind = str(config.get("model_type", ""))
-    if kind == "florence2" and "auto_map" in config:
+    if kernel := _kernel(config):
+        raise InputError(
+            f"{name} runs only with program code of the hub ({kernel}), which is never run here; take "
+            "attn_implementation out of its config.json, or choose another captioning model"
+        )
+    if is_florence_of_code(config):
         raise InputError(
             f"{name} is a Florence-2 that runs only with program code from its repository, which is never "
             "run here; choose florence-2-base or florence-2-large, the same weights for transformers itself"
@@ -108,6 +120,19 @@ def refuse_kind(config: Mapping[str, Any], name: str) -> None:
         f"{name} is of the kind '{kind}', which {reason}: choose a captioning model such as blip-large, "
         "florence-2-base or qwen3-vl-2b"
     )
+
+
+def is_florence_of_code(config: Mapping[str, Any]) -> bool:
+    """Whether it is microsoft's Florence-2, whose weights have other names than those of transformers."""
+    return config.get("model_type") == "florence2" and "auto_map" in config
+
+
+def _kernel(value: Any, place: str = "") -> str:
+    """The repository that the package `kernels` would fetch to compute attention; "" for none."""
+    if isinstance(value, Mapping):
+        found = (_kernel(inner, f"{place}.{name}") for name, inner in value.items())
+        return next(filter(None, found), "")
+    return str(value) if "attn_implementation" in place and "/" in str(value) else ""
 
 
 def _names(auto: Any, mapping: str) -> Mapping[str, Any]:
@@ -148,7 +173,7 @@ def _without_config(folder: Path) -> str:
     names = {path.name for path in folder.iterdir()}
     if any(name.endswith(".gguf") for name in names):
         return _GGUF
-    if "adapter_config.json" in names:
+    if ADAPTER in names:
         return "is a LoRA for a captioning model, not a model: merge it, or choose the whole model"
     if "model_index.json" in names:
         return "is a model that draws pictures, not one that describes them: choose a captioning model"

@@ -3,6 +3,7 @@
 What is refused is refused before its weights are fetched.
 """
 
+import errno
 import importlib
 import re
 import shutil
@@ -12,11 +13,13 @@ from typing import Any
 from ..errors import InputError
 from ..sdxl.model_detection import read_json
 from .catalog import repository_of, size_text
-from .checkpoint_folder import INDEX, TAG_TABLE, WHOLE, refuse_kind
+from .checkpoint_folder import ADAPTER, INDEX, TAG_TABLE, WHOLE, refuse_kind
 from .hub_transfer import HubFile, Progress, Repository, Transfer
 
 SMALL = (".json", ".txt", ".jinja", ".model", ".csv", ".tiktoken")
 MAX_SMALL_BYTES = 256 * 2**20
+UNFINISHED = "unfinished.part"
+"""Stands in a folder until all is there, so that one without its weights is not taken for a model."""
 GB = 1e9
 
 
@@ -52,6 +55,7 @@ def download_repository(name: str, into: Path, on_progress: Progress) -> Path:
         found = _list(hub, repository)
         folder = into / folder_name(repository)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / UNFINISHED).touch()
         wanted = _wanted_small(found)
         transfer = Transfer(hub, found, folder, on_progress)
         transfer.plan([*wanted, *_likely_weights(found)])
@@ -62,6 +66,7 @@ def download_repository(name: str, into: Path, on_progress: Progress) -> Path:
         transfer.plan([*wanted, *weights])
         _require_room(folder, transfer.bytes_missing, name)
         transfer.fetch(weights)
+        (folder / UNFINISHED).unlink(missing_ok=True)
     return folder
 
 
@@ -87,6 +92,7 @@ class _Sentences:
 
     def __init__(self, hub: Any, name: str) -> None:
         self._errors, self._name = hub.errors, name
+        self._unknown = (hub.errors.RepositoryNotFoundError, hub.utils.HFValidationError)
 
     def __enter__(self) -> None:
         return None
@@ -95,7 +101,7 @@ class _Sentences:
         if error is None or isinstance(error, InputError):
             return
         # HfHubHTTPError's ancestors hold the errors of the HTTP package that this version of the hub uses
-        network = (*self._errors.HfHubHTTPError.__bases__, OSError)
+        network = (*self._errors.HfHubHTTPError.__bases__, OSError, *self._unknown)
         if isinstance(error, network):
             raise InputError(f"{self._name} cannot be downloaded: {self._reason(error)}") from error
 
@@ -106,14 +112,15 @@ class _Sentences:
                 "its owner must let you in: accept its terms on its page of the hub, and log in with "
                 "`hf auth login`"
             )
-        if isinstance(error, self._errors.RepositoryNotFoundError) or status in (401, 404):
+        if isinstance(error, self._unknown) or status in (401, 404):
             return (
                 "the hub has no such repository, or not for you: check the name, and log in with `hf auth "
                 "login` if it is private"
             )
         if status is not None:
             return f"the hub answers {status}; try again later, what is there is kept"
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        # writing into an open file tells no name, and what the network raises is an OSError as well
+        if isinstance(error, OSError) and (error.errno == errno.ENOSPC or error.filename is not None):
             return f"its files cannot be written: {error.strerror}; make room or choose another folder"
         return "the hub cannot be reached; check the network and try again, what is there is kept"
 
@@ -130,7 +137,11 @@ def _list(hub: Any, repository: str) -> Repository:
 
 
 def _wanted_small(found: Repository) -> list[HubFile]:
-    return [file for file in found.files if Path(file.name).suffix in SMALL and file.size <= MAX_SMALL_BYTES]
+    return [
+        file
+        for file in found.files
+        if Path(file.name).suffix in SMALL and file.size <= MAX_SMALL_BYTES and file.name != ADAPTER
+    ]
 
 
 def _refuse_early(found: Repository, folder: Path, name: str) -> None:
@@ -145,7 +156,7 @@ def _refuse_early(found: Repository, folder: Path, name: str) -> None:
     if not names & {INDEX, WHOLE}:
         raise InputError(
             f"{name} offers no safetensors weights ({WHOLE}), and pickled or GGUF ones are not read: choose "
-            "another repository of the model"
+            "another repository of it, or another captioner such as blip-large or florence-2-base"
         )
 
 

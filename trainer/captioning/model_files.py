@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..sdxl.model_detection import read_json
 from .catalog import repository_of, size_text
-from .checkpoint_folder import INDEX, WHOLE
+from .checkpoint_folder import INDEX, WHOLE, is_florence_of_code
 from .hub_download import download_repository, folder_name
 
 __all__ = ["download", "locate", "missing_model"]
@@ -18,7 +19,8 @@ def locate(name: str, folders: Sequence[Path]) -> Path | None:
     """The folder of a captioning model on this machine.
 
     Looked for in each folder as `owner--name`, `owner/name`, `name`, then in the hub's cache. A folder with a
-    part of the weights does not count, so that an interrupted download goes on.
+    part of the weights does not count, so that an interrupted download goes on, nor does a Florence-2 that
+    another pack has under the same name, and that needs code.
 
     Args:
         name: a label, owner/name of the hub, or a folder's name.
@@ -34,7 +36,9 @@ def locate(name: str, folders: Sequence[Path]) -> Path | None:
     for folder in folders:
         for candidate in _spellings(repository, name.strip()):
             place = folder / candidate
-            if (place / "config.json").is_file() and is_whole(place):
+            if not (place / "config.json").is_file() or not is_whole(place):
+                continue
+            if "/" not in repository or not _is_of_code(place):
                 return place
     return _in_hub_cache(repository)
 
@@ -67,6 +71,13 @@ def is_whole(folder: Path) -> bool:
         parts = {part for part in _quoted(text) if part.endswith(".safetensors")}
         return all((folder / Path(part).name).is_file() for part in parts)
     return (folder / WHOLE).is_file() or not any(folder.glob("*.part"))
+
+
+def _is_of_code(folder: Path) -> bool:
+    try:
+        return is_florence_of_code(read_json(folder / "config.json"))
+    except InputError:
+        return False
 
 
 def _quoted(text: str) -> Iterator[str]:

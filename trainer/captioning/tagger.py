@@ -31,6 +31,9 @@ KAOMOJI = frozenset(
 )
 """Faces made of signs, which keep their underscore."""
 
+LOADS_OTHERS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+"""Arguments by which timm would read weights from elsewhere, pickled ones or those of the hub."""
+
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -147,11 +150,20 @@ def load_tagger(found: CheckpointFolder, dtype: torch.dtype | None) -> Tagger:
         # a torchvision that does not fit torch raises RuntimeError
         raise InputError(
             f"{found.name} is a tagger, which needs timm and a torchvision of the same build as torch, as "
-            "ComfyUI has it: install timm with `pip install --no-deps timm`, or choose another captioning model"
+            "ComfyUI has it: install timm with `pip install --no-deps timm`, or choose another captioning "
+            "model"
         ) from problem
     tags = read_tags(found)
     architecture = str(found.config.get("architecture", ""))
-    options = {**(found.config.get("model_args") or {}), "num_classes": len(tags)}
+    # create_model takes names such as hf-hub:owner/name, too, and asks the hub for them
+    if not timm.is_model(architecture):
+        raise InputError(
+            f"{found.name} cannot be loaded: its config.json names the architecture '{architecture}', which "
+            "is no network of timm: update timm if it is new, or choose another captioning model"
+        )
+    given = found.config.get("model_args") or {}
+    options = {name: value for name, value in given.items() if name not in LOADS_OTHERS}
+    options["num_classes"] = len(tags)
     try:
         module = timm.create_model(architecture, pretrained=False, **options)
         weights = load_file(found.weights[0])

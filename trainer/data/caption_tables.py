@@ -83,7 +83,7 @@ def _add_row(table: CaptionTable, where: str, row: dict[str, Any], column: str) 
             f"{where}: '{column}' is {row[column]!r:.60}, but must be a text or a list of texts"
         )
         return
-    key = _key(row["file_name"])
+    key = row_key(row["file_name"])
     cleaned = [clean_caption(caption) for caption in captions]
     table.warnings.extend(f"{where}: {warning}" for _, warning in cleaned if warning)
     if key in table.captions:
@@ -92,7 +92,8 @@ def _add_row(table: CaptionTable, where: str, row: dict[str, Any], column: str) 
     table.captions[key] = tuple(dict.fromkeys(kept))
 
 
-def _key(name: str) -> str:
+def row_key(name: str) -> str:
+    """The key of a row: its file_name with slashes, no blanks around it, composed accents."""
     return same_name(posixpath.normpath(name.strip().replace("\\", "/")))
 
 
@@ -104,7 +105,7 @@ def _name_problem(name: object, exists: Callable[[str], bool]) -> str:
         return f"file_name {name!r} is an absolute path, but must be relative to the table"
     if ".." in path.split("/"):
         return f"file_name {name!r} leads out of the folder with '..'"
-    return "" if exists(_key(name)) else f"there is no file {name!r}"
+    return "" if exists(row_key(name)) else f"there is no file {name!r}"
 
 
 def _captions_of(value: object) -> list[str] | None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from ..data.buckets import Size
+from ..data.picture import Picture
 from ..data.training_set import TrainingSet
 from .examination import Finding, Severity
 from .picture_likeness import near_duplicates
@@ -99,8 +101,11 @@ def _blurred(measures: Sequence[Measures]) -> list[Finding]:
 
 
 def _small(dataset: TrainingSet) -> list[Finding]:
-    resolution = dataset.config.resolution
-    shares = [picture.width * picture.height / resolution**2 for picture in dataset.pictures]
+    resolution, step = dataset.config.resolution, dataset.config.bucket_step
+    shares = [
+        1 if _is_shrunk(picture, ways[0].bucket, step) else picture.width * picture.height / resolution**2
+        for picture, ways in zip(dataset.pictures, dataset.variants, strict=True)
+    ]
     fate = "was enlarged" if dataset.config.upscale else "trains at a smaller size of its own"
     return [
         _too_small(
@@ -119,6 +124,11 @@ def _small(dataset: TrainingSet) -> list[Finding]:
             f"Each {fate}, and a little detail is missing. Larger ones would be better.",
         ),
     ]
+
+
+def _is_shrunk(picture: Picture, bucket: Size, step: int) -> bool:
+    """Whether it had pixels for a larger size: a part of a joined set may have a lower resolution."""
+    return picture.width - bucket[0] >= step and picture.height - bucket[1] >= step
 
 
 def _too_small(

@@ -75,7 +75,7 @@ def build_metadata(facts: RunFacts) -> dict[str, str]:
         **dataset_values(facts.dataset),
         **_modelspec(facts),
         SETTINGS_KEY: to_json(
-            {"train": _train_settings(facts.config), **_dataset_settings(facts.dataset)},
+            {"train": _train_settings(facts.config), **dataset_settings(facts.dataset)},
         ),
         **{key: facts.extra[key] for key in PASSED_THROUGH if key in facts.extra},
     }
@@ -87,7 +87,7 @@ def _train_settings(config: TrainConfig) -> dict[str, Any]:
     return {name: values for name, values in config.to_json().items() if name != "logging"}
 
 
-def _dataset_settings(dataset: TrainingSet) -> dict[str, Any]:
+def dataset_settings(dataset: TrainingSet) -> dict[str, Any]:
     """How the pictures were loaded, and how their looks and captions were varied, where they were."""
     made = {
         "dataset": dataset.config,

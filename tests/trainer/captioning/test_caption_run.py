@@ -206,6 +206,24 @@ def test_saved_captions_make_the_same_set_as_captions_just_made(dataset, journal
     assert run(with_class_images(half, class_set), None, journal).dataset.fingerprint != first.fingerprint
 
 
+def test_masks_of_files_are_part_of_the_set(dataset, journal, root):
+    def captioned(height):
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (0, 0, 64, height))
+        mask.save(root / "a-masklabel.png")
+        masked = with_masks(load_dataset(root, dataset.config), "masklabel")
+        return run(masked, ColorCaptioner(), journal).dataset.fingerprint
+
+    assert captioned(16) == captioned(16) != captioned(48)
+
+
+def test_nothing_is_said_of_files_where_no_caption_was_new(dataset, journal, root):
+    run(dataset, ColorCaptioner(), journal, save="metadata.jsonl")
+    for save in ("no", "txt", "metadata.jsonl"):
+        said = describe_captions(run(load_dataset(root, dataset.config), None, journal, save=save), "colors")
+        assert said.endswith("4 skipped, because they have captions.") and len(said.splitlines()) == 1
+
+
 def test_joined_and_varied_sets_are_refused(dataset, journal, root):
     more = root.parent / "more"
     more.mkdir()

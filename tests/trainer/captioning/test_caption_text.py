@@ -68,6 +68,10 @@ def test_a_full_stop_before_a_comma_goes_and_nothing_said_stays_nothing():
     assert said(" \n", prefix="a photo of TOK, ") == ""
 
 
+def test_a_full_stop_alone_is_nothing_said():
+    assert said("The image shows.", prefix="a photo of TOK,") == "" == said(" ., ")
+
+
 def test_existing_captions_are_kept_overwritten_appended_to_or_prepended_to():
     old = ("zorp, old",)
     assert joined(old, "new", "skip") == old

@@ -319,6 +319,7 @@ def write(folder, **files):
         ({"config__json": None}, "holds no config.json"),
         ({"config__json": None, "model__gguf": "x"}, "holds GGUF weights"),
         ({"config__json": None, "adapter_config__json": "{}"}, "is a LoRA for a captioning model"),
+        ({"adapter_config__json": "{}"}, "holds a LoRA beside the model .adapter_config.json."),
         ({"config__json": None, "model_index__json": "{}"}, "draws pictures, not one that describes them"),
         ({"config__json": "{"}, "is not readable JSON"),
         ({"config__json": "{}"}, "names no model_type"),
@@ -355,6 +356,25 @@ def test_what_writes_no_captions_is_refused_in_one_sentence(folders, tmp_path, f
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"attn_implementation": "somebody/kernel"},
+        {"_attn_implementation": "somebody/kernel@main:forward"},
+        {"text_config": {"attn_implementation": {"": "somebody/kernel"}}},
+    ],
+)
+def test_programs_that_a_config_asks_for_are_refused(folders, tmp_path, asked):
+    """The package `kernels` would fetch and run them."""
+    folder = shutil.copytree(folders["llava"], tmp_path / "mine")
+    config = json.loads((folder / "config.json").read_text())
+    for name, value in asked.items():
+        config[name] = {**config[name], **value} if name in config else value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="mine runs only with program code of the hub"):
+        load_captioner(folder, "mine")
+
+
 def test_missing_parts_and_missing_weights_are_refused(folders, tmp_path):
     folder = shutil.copytree(folders["blip"], tmp_path / "mine")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
@@ -370,13 +390,10 @@ def test_missing_parts_and_missing_weights_are_refused(folders, tmp_path):
 
 
 def test_a_missing_package_is_named(folders, tmp_path, monkeypatch):
-    from sdxl_trainer.trainer.captioning import picture_processor
-
     def lacking(*_, **__):
         raise ImportError("Gemma3Processor requires the sentencepiece library but it was not found")
 
     monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lacking)
-    monkeypatch.setattr(picture_processor, "_for_pictures_alone", picture_processor._for_pictures_alone)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lacking)
     with pytest.raises(InputError, match=r"needs the package sentencepiece, .* `pip install sentencepiece`"):
         load_captioner(folders["llava"], "x")

@@ -1,5 +1,6 @@
 """Finding a model on this machine, and fetching it with the hub's client from a server like the hub."""
 
+import errno
 import hashlib
 import importlib
 import importlib.util
@@ -187,7 +188,7 @@ def test_a_download_that_was_stopped_goes_on_where_it_stopped(server, tmp_path, 
     with pytest.raises(StoppedError):
         download(REPOSITORY, tmp_path, stop_late)
     folder = tmp_path / "somebody--tiny-blip"
-    (part,) = folder.glob("*.part")
+    (part,) = folder.glob("model.safetensors.*.part")
     kept = part.stat().st_size
     assert len(weights) // 3 < kept < len(weights)
     assert locate(REPOSITORY, [tmp_path]) is None
@@ -252,6 +253,20 @@ def test_only_pickled_weights_are_refused_before_they_are_fetched(server, tmp_pa
     with pytest.raises(InputError, match="offers no safetensors weights"):
         download(REPOSITORY, tmp_path, silent)
     assert {name for name, _ in server.asked} == {"config.json"}
+    assert locate(REPOSITORY, [tmp_path]) is None
+
+
+def test_a_lora_beside_the_model_is_not_fetched(server, tmp_path):
+    (server.folder / "adapter_config.json").write_text("{}")
+    folder = download(REPOSITORY, tmp_path, silent)
+    assert load_captioner(folder, REPOSITORY).styles == ("short",)
+
+
+@pytest.mark.parametrize("name", ["own--er/name", "owner/name.", "owner/" + "x" * 120])
+def test_names_that_the_hub_cannot_have_are_one_sentence(server, tmp_path, name):
+    with pytest.raises(InputError, match="cannot be downloaded: the hub has no such repository"):
+        download(name, tmp_path, silent)
+    assert server.asked == []
 
 
 def test_a_disk_without_room_is_told_before_the_weights(server, tmp_path, monkeypatch):
@@ -260,6 +275,7 @@ def test_a_disk_without_room_is_told_before_the_weights(server, tmp_path, monkey
     with pytest.raises(InputError, match=r"needs 0.0 GB more, but only 0.0 GB are free"):
         download(REPOSITORY, tmp_path, silent)
     assert "model.safetensors" not in {name for name, _ in server.asked}
+    assert locate(REPOSITORY, [tmp_path]) is None
 
 
 @pytest.mark.parametrize(
@@ -286,6 +302,15 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(server, tmp_path, monkeypa
     server.server_close()
     with pytest.raises(InputError, match="the hub cannot be reached; check the network"):
         download(REPOSITORY, tmp_path, silent)
+
+
+def test_a_disk_that_fills_up_meanwhile_is_not_taken_for_the_network(server, tmp_path):
+    def full(done, _):
+        if done:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match="its files cannot be written: No space left on device; make room"):
+        download(REPOSITORY, tmp_path, full)
 
 
 def test_offline_nothing_is_asked(server, tmp_path, monkeypatch):
@@ -317,9 +342,23 @@ def test_a_model_is_found_under_each_of_its_names_and_in_the_hubs_cache(server, 
     assert server.asked == []
 
 
+def test_a_florence_of_another_pack_is_passed_over_for_one_that_runs(server, tmp_path, blip):
+    """Packs that run code of repositories keep microsoft's version under the same name in models/LLM."""
+    others = shutil.copytree(blip, tmp_path / "LLM" / "Florence-2-base")
+    (others / "config.json").write_text(json.dumps({"model_type": "florence2", "auto_map": {}}))
+    for name in ("florence-2-base", "Florence-2-base", "florence-community/Florence-2-base"):
+        assert locate(name, [tmp_path / "LLM"]) is None
+    mine = shutil.copytree(others, tmp_path / "LLM" / "mine")
+    assert locate("mine", [tmp_path / "LLM"]) == mine  # to be refused with the reason
+    own = shutil.copytree(blip, tmp_path / "captioners" / "florence-community--Florence-2-base")
+    assert locate("florence-2-base", [tmp_path / "LLM", tmp_path / "captioners"]) == own
+    (others / "config.json").write_text(json.dumps({"model_type": "florence2"}))
+    assert locate("florence-2-base", [tmp_path / "LLM", tmp_path / "captioners"]) == others
+
+
 def test_names_that_are_paths_or_need_program_code_are_refused():
     for name in ("", "..", "../x", "/etc", "a/b/c", "C:\\x", "a/../b", ".hidden"):
-        with pytest.raises(InputError, match="must be one of blip-base"):
+        with pytest.raises(InputError, match="must be one of blip-large"):
             repository_of(name)
     for name, instead in (("microsoft/Florence-2-large", "florence-2"), ("vikhyatk/moondream2", "smolvlm")):
         with pytest.raises(InputError, match=f"program code .* choose {instead}"):

@@ -75,7 +75,7 @@ def bare_tagger(folder, table="tag_id,name,category,count\n1,long_hair,0,5\n"):
 
 def test_without_timm_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(InputError, match=r"mine is a tagger, which needs timm .* `pip install --no-deps timm`"):
+    with pytest.raises(InputError, match=r"mine is a tagger, .* `pip install --no-deps timm`"):
         load_captioner(bare_tagger(tmp_path / "x"), "mine")
 
 
@@ -120,7 +120,7 @@ def test_a_tagger_works_in_half_precision(folder):
             "name,category\nx,0\n",
             "cannot be loaded as timm's 'vit_base_patch16_224' with 1 tags",
         ),
-        ("config.json", '{"architecture": "nobody_knows"}', "cannot be loaded as timm's 'nobody_knows'"),
+        ("config.json", '{"architecture": "nobody_knows"}', "'nobody_knows', which is no network of timm"),
     ],
 )
 def test_files_of_a_tagger_that_do_not_fit_are_refused(folder, tmp_path, file, content, said):
@@ -128,3 +128,26 @@ def test_files_of_a_tagger_that_do_not_fit_are_refused(folder, tmp_path, file, c
     (copy / file).write_text(content)
     with pytest.raises(InputError, match=said):
         load_captioner(copy, "wd")
+
+
+def test_a_tagger_is_made_of_its_own_files_alone(folder, tmp_path, monkeypatch):
+    """timm takes names of repositories and of pickled files, too."""
+    asked = []
+
+    def no_network(*place, **_):
+        asked.append(place)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    copy = shutil.copytree(folder, tmp_path / "wd")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "architecture": "hf-hub:somebody/model"}))
+    with pytest.raises(InputError, match="'hf-hub:somebody/model', which is no network of timm"):
+        load_captioner(copy, "wd")
+    torch.save({"head.bias": torch.zeros(1)}, tmp_path / "more.txt")
+    config["model_args"] |= {"checkpoint_path": str(tmp_path / "more.txt"), "pretrained": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    question = Image.new("RGB", (40, 60), "red"), "tags", "", GenerationConfig()
+    assert load_captioner(copy, "wd").caption(*question) == load_captioner(folder, "wd").caption(*question)
+    assert asked == []

@@ -109,6 +109,21 @@ def test_small_pictures(good, drawings):
     assert look(good, upscale=True) == {"small": ("should", ["0.png"])}  # it is not called blurred for it
 
 
+def test_pictures_of_a_joined_set_are_held_against_the_resolution_they_were_loaded_with(tmp_path, drawings):
+    half = [picture.resize((192, 192)) for picture in drawings[:4]]
+    large = [picture.resize((512, 512)) for picture in drawings[4:8]]
+    low = load_dataset(fill(tmp_path / "low", half), DatasetConfig(resolution=128))
+    high = load_dataset(fill(tmp_path / "high", large), DatasetConfig(resolution=512))
+    tiny = fill(tmp_path / "tiny", [drawings[8].resize((70, 70)), drawings[9].resize((64, 192))])
+    small = load_dataset(tiny, DatasetConfig(resolution=512))
+    (finding,) = (
+        finding
+        for finding in examine(join_datasets([(low, 1.0), (high, 1.0), (small, 1.0)])).findings
+        if finding.kind == "small"
+    )
+    assert finding.severity == "should" and finding.labels == ("only 70x70", "only 64x192")
+
+
 def test_a_shape_that_loses_much_to_the_crop(good, drawings):
     drawings[0].resize((SIDE * 8, SIDE)).save(good / "0.png")
     assert look(good)["cut away"] == ("should", ["0.png"])
