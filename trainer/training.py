@@ -11,7 +11,7 @@ from torch import nn
 from .adapter.lora import Adapter
 from .config import TrainConfig
 from .data.batches import BatchPlan
-from .data.encoded_dataset import EncodedDataset
+from .encoding.encoded_dataset import EncodedDataset
 from .memory_plan import MemoryPlan
 from .optimization.loss_scale import LossScale
 from .sdxl.model import Denoiser

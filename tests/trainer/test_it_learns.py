@@ -13,9 +13,9 @@ from sdxl_trainer.trainer.config import (
 )
 from sdxl_trainer.trainer.data.batches import BatchPlan
 from sdxl_trainer.trainer.data.dataset import load_dataset
-from sdxl_trainer.trainer.data.encoded_dataset import Encoding, encode_dataset
 from sdxl_trainer.trainer.diffusion.noise_draw import draw_noise
 from sdxl_trainer.trainer.diffusion.objective import denoising_losses
+from sdxl_trainer.trainer.encoding.encoded_dataset import Encoding, encode_dataset
 from sdxl_trainer.trainer.events import SilentListener
 from sdxl_trainer.trainer.files.lora_file import read_lora
 from sdxl_trainer.trainer.files.lora_merge import merge_lora

@@ -6,9 +6,9 @@ import torch
 from sdxl_trainer.trainer.adapter.lora import attach_adapter
 from sdxl_trainer.trainer.config import NoiseConfig
 from sdxl_trainer.trainer.data.batches import BatchPlan
-from sdxl_trainer.trainer.data.encoded_dataset import Encoding, encode_dataset
 from sdxl_trainer.trainer.diffusion.noise_draw import NoiseDraw, draw_noise
 from sdxl_trainer.trainer.diffusion.noise_schedule import NoiseSchedule
+from sdxl_trainer.trainer.encoding.encoded_dataset import Encoding, encode_dataset
 from sdxl_trainer.trainer.errors import InputError
 from sdxl_trainer.trainer.events import SilentListener
 from sdxl_trainer.trainer.loop import StopEarly, micro_step, run_steps

@@ -1,1 +1,1 @@
-"""From a folder of pictures to batches: reading, cropping, captions, masks, class images, encoding."""
+"""From a folder of pictures to batches: reading, cropping, captions, masks, class images."""

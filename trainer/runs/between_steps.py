@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..data.batches import Draw
 from ..data.dataset import TrainingSet
-from ..data.encoded_dataset import EncodedDataset
+from ..encoding.encoded_dataset import EncodedDataset
 from ..errors import CancelledError
 from ..events import Listener
 from ..loop import StopEarly

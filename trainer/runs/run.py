@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..data.changed_pictures import changed_note
-from ..data.encoded_cache import EncodedCache
-from ..data.encoded_dataset import Encoding
+from ..encoding.encoded_cache import EncodedCache
+from ..encoding.encoded_dataset import Encoding
 from ..errors import CancelledError, InputError
 from ..events import Listener
 from ..files.metadata import FINGERPRINT_KEY, RunFacts, build_metadata, dataset_settings

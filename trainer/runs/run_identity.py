@@ -11,7 +11,7 @@ from typing import Any
 from ..config import DatasetConfig, TrainConfig
 from ..settings.part_rates import part_optimizer, text_rank
 
-RECIPE = 2
+RECIPE = 3
 """Counts up whenever the same settings no longer give the same numbers."""
 _NOT_OF_THE_RESULT = ("name", "resume", "preview", "logging", "validation", "text_encoder", "pivotal")
 _NOT_OF_THE_RESULT_IN_RUN = (

@@ -10,15 +10,15 @@ from ..adapter.lora_initial import load_initial
 from ..config import Precision, TrainConfig
 from ..data.batches import BatchPlan
 from ..data.dataset import TrainingSet
-from ..data.encoded_captions import Conditions
-from ..data.encoded_dataset import (
+from ..diffusion.noise_schedule import schedule_for
+from ..encoding.encoded_captions import Conditions
+from ..encoding.encoded_dataset import (
     EncodedDataset,
     Encoding,
     captions_of,
     encode_dataset,
     encode_variants,
 )
-from ..diffusion.noise_schedule import schedule_for
 from ..errors import InputError
 from ..files.lora_file import LoRAFile
 from ..memory_plan import Level, bytes_needed, bytes_to_ask_for, checkpoint_modules, free_bytes, plan_memory

@@ -15,9 +15,9 @@ import torch
 from ..config import ObjectiveConfig
 from ..data.batches import Draw
 from ..data.dataset import TrainingSet
-from ..data.encoded_dataset import EncodedDataset
 from ..diffusion.noise_draw import fixed_draw
 from ..diffusion.objective import denoising_losses
+from ..encoding.encoded_dataset import EncodedDataset
 from ..training import Training
 
 TIMESTEPS = (100, 200, 400, 600, 800, 900)

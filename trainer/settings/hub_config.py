@@ -26,7 +26,7 @@ class HubConfig:
     revision: str = ""
     """Branch, tag or commit of the dataset; empty = the newest."""
     max_pictures: int = 0
-    """Fetch only the pictures of the first so many rows; 0 = all. Diffusers' max_train_samples draws by lot."""
+    """Fetch only the first so many rows; 0 = all. Diffusers' max_train_samples draws by lot instead."""
     streaming: bool = False
     """Pull only the wanted pictures instead of whole files; for large datasets, with max_pictures."""
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter.lora import Adapter
-from ..data.encoded_captions import EncodedCaptions, encode_captions
 from ..diffusion.conditioning import TextCondition, stack_conditions
+from ..encoding.encoded_captions import EncodedCaptions, encode_captions
 from ..events import Listener
 from ..sdxl.model import TextEncoders
 from ..sdxl.text_encoder import SDXLTextEncoder

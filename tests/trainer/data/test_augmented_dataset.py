@@ -23,7 +23,7 @@ from sdxl_trainer.trainer.data.buckets import place, random_crops
 from sdxl_trainer.trainer.data.dataset import Picture, Variant, load_dataset
 from sdxl_trainer.trainer.data.dataset_report import describe
 from sdxl_trainer.trainer.data.dataset_sets import join_datasets, with_class_images
-from sdxl_trainer.trainer.data.encoded_dataset import Encoding, encode_dataset
+from sdxl_trainer.trainer.encoding.encoded_dataset import Encoding, encode_dataset
 from sdxl_trainer.trainer.errors import CancelledError, InputError
 from sdxl_trainer.trainer.events import SilentListener
 from sdxl_trainer.trainer.settings.augment_config import AugmentConfig

@@ -17,10 +17,10 @@ from sdxl_trainer.trainer.data.caption_variants import (
     with_caption_variants,
 )
 from sdxl_trainer.trainer.data.dataset_sets import join_datasets, with_class_images
-from sdxl_trainer.trainer.data.encoded_captions import encode_captions
-from sdxl_trainer.trainer.data.encoded_dataset import captions_of as captions_to_encode
 from sdxl_trainer.trainer.data.training_set import Picture, TrainingSet, Variant
 from sdxl_trainer.trainer.diffusion.conditioning import stack_conditions
+from sdxl_trainer.trainer.encoding.encoded_captions import encode_captions
+from sdxl_trainer.trainer.encoding.encoded_dataset import captions_of as captions_to_encode
 from sdxl_trainer.trainer.errors import CancelledError, InputError
 from sdxl_trainer.trainer.settings.caption_variants_config import CaptionVariantsConfig
 

@@ -19,10 +19,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..data.picture import Picture, Variant
 from ..errors import InputError
 from ..files.atomic_file import write_atomically
 from ..files.safetensors_file import read_safetensors, serialize
-from .picture import Picture, Variant
 
 Kind = Literal["latents", "captions"]
 TENSORS: Mapping[Kind, frozenset[str]] = {

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from sdxl_trainer.trainer.data.augmentation import Augmentation
-from sdxl_trainer.trainer.data.encoded_cache import EncodedCache, caption_key, latent_key
 from sdxl_trainer.trainer.data.picture import Picture, Variant
+from sdxl_trainer.trainer.encoding.encoded_cache import EncodedCache, caption_key, latent_key
 
 KEY, OTHER = caption_key("clip", "a cat"), caption_key("clip", "a dog")
 CONDITION = {"prompt_embeds": torch.linspace(-1, 1, 12).view(3, 4).bfloat16(), "pooled": torch.randn(4)}

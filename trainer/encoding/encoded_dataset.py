@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from ..config import SizeConditioning
+from ..data.batches import Draw
+from ..data.masks import LATENT_DOWNSCALE
+from ..data.training_set import TrainingSet, Variant
 from ..diffusion.conditioning import Batch, inference_time_ids, stack_time_ids
 from ..errors import InputError
 from ..events import Listener
 from ..sdxl.model import TrainableModel
-from .batches import Draw
 from .encoded_cache import EncodedCache, latent_key
 from .encoded_captions import Conditions, EncodedCaptions, encode_captions
-from .masks import LATENT_DOWNSCALE
-from .training_set import TrainingSet, Variant
 
 FOUND_AT_ONCE = 100
 """So many latents are read from the cache between two words to the listener."""

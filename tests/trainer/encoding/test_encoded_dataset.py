@@ -7,8 +7,8 @@ from sdxl_trainer.trainer.config import DatasetConfig
 from sdxl_trainer.trainer.data.batches import BatchPlan
 from sdxl_trainer.trainer.data.dataset import load_dataset
 from sdxl_trainer.trainer.data.dataset_sets import join_datasets, with_class_images, with_masks
-from sdxl_trainer.trainer.data.encoded_dataset import Encoding, encode_dataset
 from sdxl_trainer.trainer.diffusion.conditioning import Batch
+from sdxl_trainer.trainer.encoding.encoded_dataset import Encoding, encode_dataset
 from sdxl_trainer.trainer.errors import CancelledError, InputError
 from sdxl_trainer.trainer.events import SilentListener
 from sdxl_trainer.trainer.runs.run_setup import EncodedPictures
