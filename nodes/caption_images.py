@@ -8,10 +8,9 @@ from comfy_api.latest import io
 from ..trainer.settings.caption_config import CaptionConfig
 from ..trainer.settings.captioner_config import GenerationConfig
 from .captioner_settings import CAPTIONER_SETTINGS
-from .comfy_bridge.captioners import caption_progress, captioner_choices, find_captioner, open_captioner
+from .comfy_bridge.captioners import caption_progress, captioner_choices, captioner_source
 from .comfy_bridge.folders import run_folder
 from .comfy_bridge.pixels import to_image
-from .comfy_bridge.progress import report_progress
 from .widgets import CATEGORY, DATASET, hidden_value, mark_advanced, widget
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class CaptionImages(io.ComfyNode):
                     "download",
                     default=False,
                     tooltip="Fetch the model from huggingface.co into models/captioners when it is nowhere "
-                    "on this machine; off: nothing is ever fetched.",
+                    "on this machine, or mend its copy there; off: nothing is ever fetched.",
                 ),
                 *_text_widgets(),
                 mark_advanced(
@@ -126,24 +125,10 @@ def _caption(
     generation: GenerationConfig,
 ) -> "CaptionedSet":
     """Caption with the model (name, download, node that shows the progress); it is loaded only if needed."""
-    from ..trainer.captioning.caption_journal import FOLDER, CaptionJournal
-    from ..trainer.captioning.caption_run import (
-        caption_dataset,
-        pictures_to_ask,
-        pictures_to_caption,
-        require_captionable,
-    )
-    from ..trainer.captioning.checkpoint_folder import open_folder
+    from ..trainer.captioning.caption_journal import FOLDER
+    from ..trainer.captioning.caption_run import caption_with
 
     name, download, node_id = model
-    require_captionable(dataset, config)
-    # where every picture has a caption, none is missed
-    folder = find_captioner(name, download, node_id) if pictures_to_caption(dataset, config) else None
-    identity = open_folder(folder, name).identity() if folder else ""
-    journal = CaptionJournal(run_folder() / FOLDER, identity, config, generation)
-    report = caption_progress(node_id)
-    if folder is None or not pictures_to_ask(dataset, config, journal):
-        return caption_dataset(dataset, None, config, generation, journal, report)
-    report_progress(f"loading {name}", node_id)(0, 1)
-    with open_captioner(folder, name, generation.precision) as captioner:
-        return caption_dataset(dataset, captioner, config, generation, journal, report)
+    source = captioner_source(name, download, node_id)
+    folder, report = run_folder() / FOLDER, caption_progress(node_id)
+    return caption_with(dataset, source, config, generation, folder, report)

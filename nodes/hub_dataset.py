@@ -62,7 +62,7 @@ class LoadHubDataset(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **fields: Any) -> str:
         from ..trainer.data.dataset import folder_state
-        from ..trainer.data.hub_dataset import hub_folder, hub_manifest
+        from ..trainer.hub.hub_dataset import hub_folder, hub_manifest
 
         hub_config, config = _configs(fields)
         folder = hub_folder(hub_config, hub_datasets_folder())
@@ -75,7 +75,7 @@ class LoadHubDataset(io.ComfyNode):
         from ..trainer.data.contact_sheet import dataset_sheet
         from ..trainer.data.dataset import load_dataset
         from ..trainer.data.dataset_report import describe
-        from ..trainer.data.hub_dataset import describe_hub_dataset, fetch_hub_dataset, hub_manifest
+        from ..trainer.hub.hub_dataset import describe_hub_dataset, fetch_hub_dataset, hub_manifest
 
         hub_config, config = _configs(fields)
         place, node_id = hub_datasets_folder(), hidden_value(cls, "unique_id")

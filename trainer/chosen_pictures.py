@@ -105,7 +105,7 @@ def load_pictures(options: argparse.Namespace, chosen: ChosenPictures, listener:
 
 def _fetched(config: HubConfig, into: Path, listener: Listener) -> Path:
     """The folder of a hub dataset."""
-    from .data.hub_dataset import fetch_hub_dataset
+    from .hub.hub_dataset import fetch_hub_dataset
 
     fetching = told_progress(listener, "fetching pictures")
     return fetch_hub_dataset(config, into, fetching, told_progress(listener, "downloading, MB"))

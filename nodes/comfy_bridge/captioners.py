@@ -4,6 +4,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from .unet_view import drop_weights
 
 if TYPE_CHECKING:
     from ...trainer.captioning.captioner import Captioner
+    from ...trainer.captioning.captioner_source import CaptionerSource
+    from ...trainer.captioning.checkpoint_folder import CheckpointFolder
     from ...trainer.config import Precision
 
 KINDS = ("captioners", "LLM")
@@ -82,27 +85,29 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def find_captioner(name: str, download: bool, node_id: str | None) -> Path:
-    """The folder of a captioning model, fetched from the hub only where `download` says so.
+def captioner_source(name: str, download: bool, node_id: str | None) -> "CaptionerSource":
+    """Where a captioning model comes from, and how it is loaded here.
 
     Args:
         name: a label, a hub id or the name of a folder.
-        download: fetch it when it is nowhere on this machine.
+        download: fetch it when it is nowhere on this machine, or mend a damaged copy.
         node_id: of the node that shows the progress.
-
-    Raises:
-        InputError: it is nowhere, or cannot be fetched.
     """
-    from ...trainer.captioning import model_files
+    from ...trainer.captioning.captioner_source import CaptionerSource
 
-    folders = captioner_folders()
-    found = model_files.locate(name, folders)
-    if found is not None:
-        return found
-    if not download:
-        raise model_files.missing_model(name, ["models/captioners", "models/LLM"])
     show = report_progress(f"downloading {name} (MB)", node_id)
-    return model_files.download(name, folders[0], lambda done, total: show(done // MB, total // MB))
+
+    def load(found: "CheckpointFolder", precision: "Precision") -> "AbstractContextManager[Captioner]":
+        report_progress(f"loading {name}", node_id)(0, 1)
+        return open_captioner(found.folder, name, precision)
+
+    return CaptionerSource(
+        name=name,
+        folders=tuple(captioner_folders()),
+        places=("models/captioners", "models/LLM"),
+        open=load,
+        on_download=(lambda done, total: show(done // MB, total // MB)) if download else None,
+    )
 
 
 @contextlib.contextmanager

@@ -1,8 +1,12 @@
 """Captioning in a real ComfyUI by real models of random weights: kept, remembered, and gone from memory."""
 
+import asyncio
+import contextlib
 import gc
 import importlib.util
 import shutil
+import struct
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -12,7 +16,8 @@ import torch
 from PIL import Image
 
 MODELS = {"tiny-blip": "write_tiny_blip", "tiny-florence2": "write_tiny_florence2"}
-MODELS |= {"tiny-chat": "write_tiny_smolvlm"}
+MODELS |= {"tiny-chat": "write_tiny_smolvlm", "tiny-blip2": "write_tiny_blip2"}
+MODELS |= {"tiny-qwen2-vl": "write_tiny_qwen2_vl", "tiny-llava": "write_tiny_llava"}
 COUNT = 12
 
 
@@ -115,6 +120,46 @@ def test_captions_of_a_model_in_the_folder_are_written_and_read_back(
     assert f"{len(written)} skipped, because they have captions" in graphs.texts(again, "report")
 
 
+@contextlib.contextmanager
+def node_texts(server):
+    """(node id, text) of all that ComfyUI tells its pages to write on nodes meanwhile."""
+    import aiohttp  # ComfyUI has it
+
+    heard, connected, ended = [], threading.Event(), threading.Event()
+
+    async def listen():
+        address = f"{server.url.replace('http', 'ws', 1)}/ws"
+        async with aiohttp.ClientSession() as session, session.ws_connect(address) as socket:
+            connected.set()
+            while not ended.is_set():
+                with contextlib.suppress(asyncio.TimeoutError):
+                    message = await socket.receive(timeout=0.2)
+                    if message.type is aiohttp.WSMsgType.BINARY:
+                        kind, length = struct.unpack(">II", message.data[:8])
+                        if kind == 3:  # BinaryEventTypes.TEXT
+                            node, text = message.data[8 : 8 + length], message.data[8 + length :]
+                            heard.append((node.decode(), text.decode()))
+
+    thread = threading.Thread(target=asyncio.run, args=(listen(),))
+    thread.start()
+    try:
+        assert connected.wait(60)
+        yield heard
+        time.sleep(0.5)  # what is on its way
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_the_newest_caption_stands_on_the_node(client, graph, server, pictures):
+    with node_texts(server) as heard:
+        ended = client.run(graph(captioner="tiny-blip", prefix="a drawing of"))
+    texts = [text for node, text in heard if node == "caption"]
+    assert "loading tiny-blip: 0 of 1" in texts
+    last = ended["outputs"]["captions"]["text"][-1]
+    assert texts[-1] == f"captioning: {COUNT} of {COUNT}\n{last}" and "zorp, a drawing of" in last
+
+
 def test_another_prefix_asks_nobody_and_the_same_graph_does_not_run_at_all(
     client, graphs, graph, pictures, base_directory
 ):
@@ -205,7 +250,7 @@ def test_models_are_found_in_registered_folders_and_beside_them(folders):
     from sdxl_trainer.nodes.comfy_bridge.captioners import (
         captioner_choices,
         captioner_folders,
-        find_captioner,
+        captioner_source,
     )
     from sdxl_trainer.trainer.captioning.catalog import KNOWN
     from sdxl_trainer.trainer.errors import InputError
@@ -216,11 +261,14 @@ def test_models_are_found_in_registered_folders_and_beside_them(folders):
         folders / "models" / "LLM",
     ]
     assert captioner_choices() == [*KNOWN, "owner/blip", *sorted(MODELS)]
-    assert find_captioner("owner/blip", False, None) == folders / "mine" / "owner" / "blip"
-    assert find_captioner("tiny-chat", False, None) == folders / "models" / "LLM" / "tiny-chat"
+    found = [captioner_source(name, False, None).find("short", "") for name in ("owner/blip", "tiny-chat")]
+    assert [one.folder for one in found] == [
+        folders / "mine" / "owner" / "blip",
+        folders / "models" / "LLM" / "tiny-chat",
+    ]
     # the fixture that refuses connections fails this test where one is tried
     with pytest.raises(InputError, match="is not on this machine: switch on download"):
-        find_captioner("blip-large", False, None)
+        captioner_source("blip-large", False, None).find("short", "")
 
 
 @pytest.mark.parametrize(
@@ -228,12 +276,12 @@ def test_models_are_found_in_registered_folders_and_beside_them(folders):
 )
 def test_nothing_of_a_captioner_stays_in_memory(folders, captioner, end):
     import comfy.model_management as management
-    from sdxl_trainer.nodes.comfy_bridge.captioners import find_captioner, open_captioner
+    from sdxl_trainer.nodes.comfy_bridge.captioners import captioner_source, open_captioner
     from sdxl_trainer.trainer.settings.captioner_config import GenerationConfig
 
     before = list(management.current_loaded_models)
     ends = {"error": ZeroDivisionError, "interrupt": management.InterruptProcessingException}
-    place, kept = find_captioner(captioner, False, None), None
+    place, kept = captioner_source(captioner, False, None).find("short", "").folder, None
     gc.collect()
     tensors = live_bytes()
     try:

@@ -21,7 +21,7 @@ def fetched(example_folder):
 
 
 def make_fetched(example_folder, input_folder, **asked):
-    from sdxl_trainer.trainer.data.hub_dataset import MANIFEST, hub_folder
+    from sdxl_trainer.trainer.hub.hub_dataset import MANIFEST, hub_folder
     from sdxl_trainer.trainer.settings.hub_config import HubConfig
 
     config = HubConfig(**asked)

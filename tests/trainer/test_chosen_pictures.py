@@ -11,9 +11,9 @@ from sdxl_trainer.trainer.chosen_pictures import load_pictures, native_resolutio
 from sdxl_trainer.trainer.chosen_settings import choose_settings
 from sdxl_trainer.trainer.command_line import build_parser
 from sdxl_trainer.trainer.config import AugmentConfig, CaptionVariantsConfig, HubConfig
-from sdxl_trainer.trainer.data.hub_dataset import HubManifest, hub_folder
 from sdxl_trainer.trainer.errors import CancelledError, InputError
 from sdxl_trainer.trainer.events import SilentListener
+from sdxl_trainer.trainer.hub.hub_dataset import HubManifest, hub_folder
 from sdxl_trainer.trainer.terminal import TerminalListener
 
 

@@ -1,8 +1,9 @@
 """Caption a folder of pictures from the command line: `python -m trainer.captioning --data FOLDER`."""
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,20 +14,14 @@ from ..data.dataset import load_dataset
 from ..errors import InputError
 from ..settings.caption_config import CaptionConfig
 from ..settings.captioner_config import GenerationConfig
+from ..settings.run_config import Precision
 from ..terminal import TerminalListener, stop_on_interrupt
-from .caption_journal import FOLDER, CaptionJournal
-from .caption_run import (
-    CaptionedSet,
-    caption_dataset,
-    describe_captions,
-    pictures_to_ask,
-    pictures_to_caption,
-    require_captionable,
-)
-from .captioner import load_captioner
-from .checkpoint_folder import CheckpointFolder, open_folder
+from .caption_journal import FOLDER
+from .caption_run import CaptionedSet, caption_with, describe_captions
+from .captioner import Captioner, load_captioner
+from .captioner_source import CaptionerSource
+from .checkpoint_folder import CheckpointFolder
 from .command_line import build_parser
-from .model_files import download, locate, missing_model
 
 INTERRUPTED = 130
 """Exit status of a program that Ctrl-C ended."""
@@ -59,38 +54,39 @@ def caption_folder(options: argparse.Namespace, listener: TerminalListener) -> C
     """Read the folder, find the captioner, and load it only where a picture needs it.
 
     Raises:
-        InputError: see `load_dataset`, `caption_dataset`, `load_captioner` and `download`.
+        InputError: see `load_dataset`, `caption_with` and `load_captioner`.
         KeyboardInterrupt: Ctrl-C; every caption made so far is kept.
     """
     config, generation = _caption_config(options), _generation_config(options)
     dataset_config = DatasetConfig(trigger=options.trigger, caption_column=options.caption_column)
     dataset = load_dataset(options.data, dataset_config, _heard(listener, "reading pictures"))
-    require_captionable(dataset, config)
-    # where every picture has a caption, no captioner is missed
-    found = _find(options, listener) if pictures_to_caption(dataset, config) else None
-    folder = options.output / "sdxl_trainer" / FOLDER
-    journal = CaptionJournal(folder, found.identity() if found else "", config, generation)
-    captioner = None
-    if found and pictures_to_ask(dataset, config, journal):
-        device = _device(options.device)
-        captioner = load_captioner(found.folder, options.captioner, generation.precision, device)
-        captioner.module.to(device)
-    heard = _heard(listener, "captioning")
-    return caption_dataset(
-        dataset, captioner, config, generation, journal, lambda done, total, _: heard(done, total)
+    folder, heard = options.output / "sdxl_trainer" / FOLDER, _heard(listener, "captioning")
+    source = _source(options, listener)
+    return caption_with(
+        dataset, source, config, generation, folder, lambda done, total, _: heard(done, total)
     )
 
 
-def _find(options: argparse.Namespace, listener: TerminalListener) -> CheckpointFolder:
-    """The captioner's folder: given as a path, in one of --models, in the hub's cache, or fetched now."""
-    name, folders = options.captioner, [*options.models, options.output / "captioners"]
-    folder = Path(name) if (Path(name) / "config.json").is_file() else locate(name, folders)
-    if folder is None and not options.download:
-        raise missing_model(name, ["a folder given with --models"])
-    if folder is None:
-        heard = _heard(listener, f"downloading {name} (MB)")
-        folder = download(name, folders[0], lambda done, total: heard(done // MB, total // MB))
-    return open_folder(folder, name)
+def _source(options: argparse.Namespace, listener: TerminalListener) -> CaptionerSource:
+    """The captioner's folder: given as a path, in one of --models, in the hub's cache, or fetched."""
+    name = options.captioner
+
+    @contextlib.contextmanager
+    def load(found: CheckpointFolder, precision: Precision) -> Iterator[Captioner]:
+        device = _device(options.device)
+        captioner = load_captioner(found.folder, name, precision, device)
+        captioner.module.to(device)
+        yield captioner
+
+    heard = _heard(listener, f"downloading {name} (MB)")
+    return CaptionerSource(
+        name=name,
+        folders=(*options.models, options.output / "captioners"),
+        places=("a folder given with --models",),
+        open=load,
+        on_download=(lambda done, total: heard(done // MB, total // MB)) if options.download else None,
+        given=Path(name) if (Path(name) / "config.json").is_file() else None,
+    )
 
 
 def _heard(listener: TerminalListener, phase: str) -> Callable[[int, int], None]:

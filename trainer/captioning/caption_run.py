@@ -1,8 +1,10 @@
 """Captions for a dataset: which pictures need one, what is known from before, what the model is asked."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from ..data.captions import clean_caption
 from ..data.folder import Note
@@ -16,6 +18,8 @@ from .caption_files import open_caption_files
 from .caption_journal import CaptionJournal
 from .caption_text import caption_from, joined_captions, own_captions
 from .captioner import Captioner, check_style
+from .captioner_source import CaptionerSource
+from .checkpoint_folder import DamagedCopyError
 
 SOURCE = "captioner"
 MAX_EXAMPLES = 5
@@ -122,6 +126,47 @@ def caption_dataset(
         silent=tuple(work.silent),
         saved="" if config.save == "no" else config.save,
     )
+
+
+def caption_with(
+    dataset: TrainingSet,
+    source: CaptionerSource,
+    config: CaptionConfig,
+    generation: GenerationConfig,
+    folder: Path,
+    on_caption: OnCaption | None = None,
+) -> CaptionedSet:
+    """Caption a dataset; the captioner is looked for and loaded only where a picture needs it.
+
+    What can be refused is refused before a model is fetched, and the rest before its weights are read.
+
+    Args:
+        dataset: see `caption_dataset`.
+        source: where the captioner comes from.
+        config: what is asked, and what becomes of the answer.
+        generation: how the captioner chooses its words.
+        folder: of the journals.
+        on_caption: hears of each caption; see `OnCaption`.
+
+    Raises:
+        InputError: see `caption_dataset` and `CaptionerSource`.
+    """
+    require_captionable(dataset, config)
+    if not pictures_to_caption(dataset, config):
+        journal = CaptionJournal(folder, "", config, generation)
+        return caption_dataset(dataset, None, config, generation, journal, on_caption)
+    found = source.find(config.style, config.asked)
+    with contextlib.ExitStack() as stack:
+        journal = CaptionJournal(folder, found.identity(), config, generation)
+        captioner = None
+        if pictures_to_ask(dataset, config, journal):
+            try:
+                captioner = stack.enter_context(source.open(found, generation.precision))
+            except DamagedCopyError as damage:
+                found = source.mend(found, damage)
+                captioner = stack.enter_context(source.open(found, generation.precision))
+                journal = CaptionJournal(folder, found.identity(), config, generation)
+        return caption_dataset(dataset, captioner, config, generation, journal, on_caption)
 
 
 class _Work:

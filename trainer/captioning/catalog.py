@@ -12,49 +12,38 @@ from ..errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """`repository` as owner/name on the Hugging Face hub; `size` of its weights in GB, about."""
+    """`repository` as owner/name on the Hugging Face hub; `size` of its weights in GB, about.
+
+    `kind` as `CheckpointFolder.kind`: what it can be asked for.
+    """
 
     repository: str
     size: float
-    note: str
+    kind: str
 
 
 KNOWN: Mapping[str, KnownModel] = {
-    "blip-large": KnownModel("Salesforce/blip-image-captioning-large", 1.9, "one short sentence"),
+    "blip-large": KnownModel("Salesforce/blip-image-captioning-large", 1.9, "blip"),
     # the hub had its weights in pickled form only, so that it may have to be converted by hand
-    "blip-base": KnownModel(
-        "Salesforce/blip-image-captioning-base", 1.0, "one short sentence, quick on a CPU"
-    ),
-    "blip-2": KnownModel("Salesforce/blip2-opt-2.7b", 15.0, "short sentences, heavy for what it gives"),
-    "florence-2-base": KnownModel(
-        "florence-community/Florence-2-base", 0.9, "a sentence or a paragraph, quick"
-    ),
-    "florence-2-large": KnownModel("florence-community/Florence-2-large", 3.1, "a sentence or a paragraph"),
-    "florence-2-large-ft": KnownModel("florence-community/Florence-2-large-ft", 3.1, "the same, fine-tuned"),
-    "smolvlm-256m": KnownModel(
-        "HuggingFaceTB/SmolVLM2-256M-Video-Instruct", 1.0, "answers questions, smallest"
-    ),
-    "smolvlm-500m": KnownModel("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", 2.0, "answers questions, small"),
-    "smolvlm-2.2b": KnownModel("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 9.0, "answers questions"),
-    "qwen3-vl-2b": KnownModel("Qwen/Qwen3-VL-2B-Instruct", 4.3, "does what it is asked, for 8 GB"),
-    "qwen2.5-vl-3b": KnownModel("Qwen/Qwen2.5-VL-3B-Instruct", 7.5, "does what it is asked, for 12 GB"),
-    "qwen3-vl-4b": KnownModel("Qwen/Qwen3-VL-4B-Instruct", 8.9, "does what it is asked, for 12 GB"),
-    "qwen2.5-vl-7b": KnownModel("Qwen/Qwen2.5-VL-7B-Instruct", 16.6, "does what it is asked, for 24 GB"),
-    "qwen3-vl-8b": KnownModel("Qwen/Qwen3-VL-8B-Instruct", 17.5, "does what it is asked, for 24 GB"),
-    "joycaption": KnownModel(
-        "fancyfeast/llama-joycaption-beta-one-hf-llava", 17.0, "made for SDXL captions and tags"
-    ),
-    "wd-vit-tagger-v3": KnownModel("SmilingWolf/wd-vit-tagger-v3", 0.4, "Danbooru tags, quick; needs timm"),
-    "wd-swinv2-tagger-v3": KnownModel("SmilingWolf/wd-swinv2-tagger-v3", 0.4, "Danbooru tags; needs timm"),
-    "wd-convnext-tagger-v3": KnownModel(
-        "SmilingWolf/wd-convnext-tagger-v3", 0.4, "Danbooru tags; needs timm"
-    ),
-    "wd-vit-large-tagger-v3": KnownModel(
-        "SmilingWolf/wd-vit-large-tagger-v3", 1.3, "Danbooru tags; needs timm"
-    ),
-    "wd-eva02-large-tagger-v3": KnownModel(
-        "SmilingWolf/wd-eva02-large-tagger-v3", 1.3, "Danbooru tags, best; needs timm"
-    ),
+    "blip-base": KnownModel("Salesforce/blip-image-captioning-base", 1.0, "blip"),
+    "blip-2": KnownModel("Salesforce/blip2-opt-2.7b", 15.0, "blip-2"),
+    "florence-2-base": KnownModel("florence-community/Florence-2-base", 0.9, "florence2"),
+    "florence-2-large": KnownModel("florence-community/Florence-2-large", 3.1, "florence2"),
+    "florence-2-large-ft": KnownModel("florence-community/Florence-2-large-ft", 3.1, "florence2"),
+    "smolvlm-256m": KnownModel("HuggingFaceTB/SmolVLM2-256M-Video-Instruct", 1.0, "smolvlm"),
+    "smolvlm-500m": KnownModel("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", 2.0, "smolvlm"),
+    "smolvlm-2.2b": KnownModel("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 9.0, "smolvlm"),
+    "qwen3-vl-2b": KnownModel("Qwen/Qwen3-VL-2B-Instruct", 4.3, "qwen3_vl"),
+    "qwen2.5-vl-3b": KnownModel("Qwen/Qwen2.5-VL-3B-Instruct", 7.5, "qwen2_5_vl"),
+    "qwen3-vl-4b": KnownModel("Qwen/Qwen3-VL-4B-Instruct", 8.9, "qwen3_vl"),
+    "qwen2.5-vl-7b": KnownModel("Qwen/Qwen2.5-VL-7B-Instruct", 16.6, "qwen2_5_vl"),
+    "qwen3-vl-8b": KnownModel("Qwen/Qwen3-VL-8B-Instruct", 17.5, "qwen3_vl"),
+    "joycaption": KnownModel("fancyfeast/llama-joycaption-beta-one-hf-llava", 17.0, "llava"),
+    "wd-vit-tagger-v3": KnownModel("SmilingWolf/wd-vit-tagger-v3", 0.4, "tagger"),
+    "wd-swinv2-tagger-v3": KnownModel("SmilingWolf/wd-swinv2-tagger-v3", 0.4, "tagger"),
+    "wd-convnext-tagger-v3": KnownModel("SmilingWolf/wd-convnext-tagger-v3", 0.4, "tagger"),
+    "wd-vit-large-tagger-v3": KnownModel("SmilingWolf/wd-vit-large-tagger-v3", 1.3, "tagger"),
+    "wd-eva02-large-tagger-v3": KnownModel("SmilingWolf/wd-eva02-large-tagger-v3", 1.3, "tagger"),
 }
 """Label -> the model, small ones of a kind first; the very first is the default, and can be fetched."""
 
@@ -94,10 +83,17 @@ def repository_of(name: str) -> str:
     return name
 
 
+def known_model(name: str) -> KnownModel | None:
+    """The model of the catalogue behind a label or a repository.
+
+    Raises:
+        InputError: see `repository_of`.
+    """
+    repository = repository_of(name)
+    return next((model for model in KNOWN.values() if model.repository == repository), None)
+
+
 def size_text(name: str) -> str:
     """How big a known model is, as ` (about 1.9 GB)`; empty for others."""
-    repository = repository_of(name)
-    for model in KNOWN.values():
-        if model.repository == repository:
-            return f" (about {model.size:g} GB)"
-    return ""
+    model = known_model(name)
+    return f" (about {model.size:g} GB)" if model else ""

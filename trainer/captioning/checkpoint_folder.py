@@ -2,10 +2,10 @@
 
 import hashlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import InputError
 from ..files.safetensors_header import read_header
@@ -22,6 +22,18 @@ _GGUF = "holds GGUF weights, which only llama.cpp and its kin read: use its safe
 MAX_WORDS = 160
 MAX_TEXT_BYTES = 64 * 2**20
 _TEXT_ENDINGS = (".json", ".txt", ".jinja", ".csv", ".model")
+UNPACKED_HERE = ("", "bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "gptq", "awq", "hqq", "quanto")
+UNPACKED_HERE += ("compressed-tensors", "torchao")
+"""Forms of quantized weights that installed packages compute with; for others, such as fp8 and mxfp4,
+transformers fetches kernels from the hub and runs them."""
+
+
+class DamagedCopyError(InputError):
+    """A model of which files are missing or damaged, so that fetching it again would help."""
+
+    def __init__(self, problem: str, advice: str = "download it again") -> None:
+        super().__init__(f"{problem}; {advice}")
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +51,20 @@ class CheckpointFolder:
 
     @property
     def kind(self) -> str:
-        """The architecture by its name in transformers, such as "blip"."""
-        return str(self.config.get("model_type", ""))
+        """The architecture by its name in transformers, such as "blip"; else "tagger"."""
+        return "tagger" if self.is_tagger else str(self.config.get("model_type", ""))
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether a file has one, wherever transformers would find it; true where that cannot be told."""
+        names = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+        if any((self.folder / name).exists() for name in names):
+            return True
+        tables = (self.folder / name for name in ("tokenizer_config.json", "processor_config.json"))
+        try:
+            return any(read_json(table).get("chat_template") for table in tables if table.is_file())
+        except InputError:
+            return True
 
     def first_words(self, problem: BaseException) -> str:
         """The first line of what a library says about these files, without the place where they lie."""
@@ -55,31 +79,39 @@ class CheckpointFolder:
             if path.suffix in _TEXT_ENDINGS and path.is_file() and path.stat().st_size <= MAX_TEXT_BYTES:
                 digest.update(f"{path.name}\n".encode())
                 digest.update(path.read_bytes())
-        return f"{self.kind or self.config.get('architecture', 'model')}-{digest.hexdigest()[:24]}"
+        kind = self.config.get("model_type") or self.config.get("architecture", "model")
+        return f"{kind}-{digest.hexdigest()[:24]}"
 
 
 def open_folder(folder: Path, name: str) -> CheckpointFolder:
     """Read config.json, and find the weights and what the pictures and words go through.
 
     Raises:
-        InputError: nothing that could write captions, or incomplete or damaged files.
+        InputError: nothing that could write captions.
+        DamagedCopyError: incomplete or damaged files.
     """
     if not folder.is_dir():
         raise InputError(f"{name}: there is no such folder; choose another captioning model")
     if not (folder / "config.json").is_file():
-        raise InputError(f"{name} {_without_config(folder)}")
+        _refuse_without_config(folder, name)
     if (folder / ADAPTER).is_file():
         raise InputError(
             f"{name} holds a LoRA beside the model ({ADAPTER}): take its files out of the folder, or merge "
             "it into the model"
         )
-    config = read_json(folder / "config.json")
+    try:
+        config = read_json(folder / "config.json")
+    except InputError as problem:
+        raise DamagedCopyError(f"{name}: {problem}") from problem
     if not (folder / TAG_TABLE).is_file():
         refuse_kind(config, name)
         _require_processor(folder, name)
     weights = weight_files(folder, name)
     for path in weights:
-        read_header(path)
+        try:
+            read_header(path)
+        except InputError as problem:
+            raise DamagedCopyError(f"{name}: {str(problem).partition('; ')[0]}") from problem
     return CheckpointFolder(folder, name, config, weights)
 
 
@@ -87,11 +119,12 @@ def refuse_kind(config: Mapping[str, Any], name: str) -> None:
     """Raise an InputError unless the config is of a model that writes captions with transformers alone."""
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     kind = str(config.get("model_type", ""))
-    if kernel := _kernel(config):
-        raise InputError(
-            f"{name} runs only with program code of the hub ({kernel}), which is never run here; take "
-            "attn_implementation out of its config.json, or choose another captioning model"
-        )
+    for packed in _packed_forms(config):
+        if packed not in UNPACKED_HERE:
+            raise InputError(
+                f"{name} has its weights packed as '{packed}', for which transformers may fetch program code "
+                "from the hub, which is never run here: choose the model in bf16 or fp16, or another"
+            )
     if is_florence_of_code(config):
         raise InputError(
             f"{name} is a Florence-2 that runs only with program code from its repository, which is never "
@@ -127,12 +160,14 @@ def is_florence_of_code(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "florence2" and "auto_map" in config
 
 
-def _kernel(value: Any, place: str = "") -> str:
-    """The repository that the package `kernels` would fetch to compute attention; "" for none."""
-    if isinstance(value, Mapping):
-        found = (_kernel(inner, f"{place}.{name}") for name, inner in value.items())
-        return next(filter(None, found), "")
-    return str(value) if "attn_implementation" in place and "/" in str(value) else ""
+def _packed_forms(value: Any) -> Iterator[str]:
+    """How weights are quantized, by any table of the config, at any depth."""
+    if not isinstance(value, Mapping):
+        return
+    for name, inner in value.items():
+        if name == "quantization_config" and isinstance(inner, Mapping):
+            yield str(inner.get("quant_method") or "").lower()
+        yield from _packed_forms(inner)
 
 
 def _names(auto: Any, mapping: str) -> Mapping[str, Any]:
@@ -143,16 +178,17 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
     """The safetensors files: all parts of a model in several, or the one.
 
     Raises:
-        InputError: none, only pickled ones, or not all parts.
+        InputError: only weights of other formats.
+        DamagedCopyError: none, or not all parts.
     """
     if (folder / INDEX).is_file():
         parts = read_json(folder / INDEX).get("weight_map", {})
         names = sorted({Path(str(part)).name for part in parts.values()}) if isinstance(parts, dict) else []
         missing = [part for part in names if not (folder / part).is_file()]
         if missing or not names:
-            raise InputError(
+            raise DamagedCopyError(
                 f"{name} is incomplete: {len(missing)} of its {len(names)} files of weights are missing "
-                f"({', '.join(missing[:2])}); download it again"
+                f"({', '.join(missing[:2])})"
             )
         return tuple(folder / part for part in names)
     if (folder / WHOLE).is_file():
@@ -165,27 +201,30 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
             f"{name} holds only pickled weights ({', '.join(sorted(endings & set(PICKLED)))}), which may run "
             "code when they are read: use a safetensors version of the model"
         )
-    raise InputError(f"{name} holds no weights: {WHOLE} is missing; download it again")
+    raise DamagedCopyError(f"{name} holds no weights: {WHOLE} is missing")
 
 
-def _without_config(folder: Path) -> str:
-    """The end of a sentence about a folder that has no config.json."""
+def _refuse_without_config(folder: Path, name: str) -> NoReturn:
     names = {path.name for path in folder.iterdir()}
     if any(name.endswith(".gguf") for name in names):
-        return _GGUF
+        raise InputError(f"{name} {_GGUF}")
     if ADAPTER in names:
-        return "is a LoRA for a captioning model, not a model: merge it, or choose the whole model"
+        raise InputError(
+            f"{name} is a LoRA for a captioning model, not a model: merge it, or choose the whole model"
+        )
     if "model_index.json" in names:
-        return "is a model that draws pictures, not one that describes them: choose a captioning model"
-    return "holds no config.json: it is no model of transformers, or an incomplete one; download it again"
+        raise InputError(
+            f"{name} is a model that draws pictures, not one that describes them: choose a captioning model"
+        )
+    raise DamagedCopyError(
+        f"{name} holds no config.json: it is no model of transformers, or an incomplete one"
+    )
 
 
 def _require_processor(folder: Path, name: str) -> None:
     have = {path.name for path in folder.iterdir()}
     if not have & {"preprocessor_config.json", "processor_config.json"}:
-        raise InputError(
-            f"{name} lacks preprocessor_config.json, by which pictures are read; download it again"
-        )
+        raise DamagedCopyError(f"{name} lacks preprocessor_config.json, by which pictures are read")
     words = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "tokenizer.model"}
     if not have & words:
-        raise InputError(f"{name} lacks its tokenizer (tokenizer.json and its kin); download it again")
+        raise DamagedCopyError(f"{name} lacks its tokenizer (tokenizer.json and its kin)")

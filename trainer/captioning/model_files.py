@@ -8,9 +8,9 @@ from ..errors import InputError
 from ..sdxl.model_detection import read_json
 from .catalog import repository_of, size_text
 from .checkpoint_folder import INDEX, WHOLE, is_florence_of_code
-from .hub_download import download_repository, folder_name
+from .model_download import download_repository, folder_name
 
-__all__ = ["download", "locate", "missing_model"]
+__all__ = ["download", "download_place", "locate", "missing_model"]
 
 download = download_repository
 
@@ -41,6 +41,16 @@ def locate(name: str, folders: Sequence[Path]) -> Path | None:
             if "/" not in repository or not _is_of_code(place):
                 return place
     return _in_hub_cache(repository)
+
+
+def download_place(name: str, folders: Sequence[Path]) -> Path | None:
+    """The folder that `download` fills; None for a name that is no repository of the hub.
+
+    Raises:
+        InputError: no name of a model, or one that needs code from its repository.
+    """
+    repository = repository_of(name)
+    return folders[0] / folder_name(repository) if "/" in repository else None
 
 
 def missing_model(name: str, places: Sequence[str]) -> InputError:

@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 from ..errors import InputError
-from .checkpoint_folder import CheckpointFolder
+from .checkpoint_folder import CheckpointFolder, DamagedCopyError
 
 LOADING_ERRORS = (ImportError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 """What transformers raises over files that are damaged, incomplete or of another version."""
@@ -71,9 +71,9 @@ def _broken(found: CheckpointFolder, problem: Exception) -> InputError:
             f"{found.name} needs the package {package}, which is missing: install it with `pip install "
             f"{package}`, or choose another captioning model"
         )
-    return InputError(
+    return DamagedCopyError(
         f"{found.name} cannot be loaded: what it reads pictures and words with is damaged, incomplete or of "
-        f"another version of transformers ({found.first_words(problem)}); download it again"
+        f"another version of transformers ({found.first_words(problem)})"
     )
 
 

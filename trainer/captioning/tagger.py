@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..settings.captioner_config import CaptionStyle, GenerationConfig
-from .caption_questions import CANNOT
-from .checkpoint_folder import TAG_TABLE, CheckpointFolder
+from .checkpoint_folder import TAG_TABLE, CheckpointFolder, DamagedCopyError
+from .style_choice import style_refusal
 
 GENERAL, CHARACTER = 0, 4
 """Categories in the table; ratings, which are 9, and all others are never written."""
@@ -68,12 +68,7 @@ class Tagger:
         self._tags, self._form, self._name = tags, form, found.name
 
     def refusal(self, style: CaptionStyle, question: str) -> str:
-        if style in self.styles:
-            return ""
-        return (
-            f"{self._name} cannot write captions of the style '{style}': {CANNOT['tagger']}; choose the "
-            "style 'tags', or a model that writes sentences, such as florence-2-base"
-        )
+        return style_refusal(self._name, "tagger", self.styles, style, question)
 
     @torch.no_grad()
     def caption(
@@ -126,15 +121,15 @@ def read_tags(found: CheckpointFolder) -> tuple[Tag, ...]:
     """The table of tags, in the order of the network's outputs.
 
     Raises:
-        InputError: no such table in the file.
+        DamagedCopyError: no such table in the file.
     """
     try:
         with (found.folder / TAG_TABLE).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         return tuple(Tag(tag_text(row["name"]), int(row["category"])) for row in rows)
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as problem:
-        raise InputError(
-            f"{found.name}/{TAG_TABLE} is no table with the columns name and category; download it again"
+        raise DamagedCopyError(
+            f"{found.name}/{TAG_TABLE} is no table with the columns name and category"
         ) from problem
 
 
@@ -169,9 +164,9 @@ def load_tagger(found: CheckpointFolder, dtype: torch.dtype | None) -> Tagger:
         weights = load_file(found.weights[0])
         module.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, ValueError, KeyError, OSError, AttributeError) as problem:
-        raise InputError(
+        raise DamagedCopyError(
             f"{found.name} cannot be loaded as timm's '{architecture}' with {len(tags)} tags: its files are "
-            f"damaged or do not belong together ({found.first_words(problem)}); download it again"
+            f"damaged or do not belong together ({found.first_words(problem)})"
         ) from problem
     own = next(iter(weights.values())).dtype
     module = module.to(dtype or own).eval().requires_grad_(False)

@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,15 +13,17 @@ from torch import nn
 
 from ..errors import InputError
 from ..settings.captioner_config import CaptionStyle, GenerationConfig
-from .caption_questions import CANNOT, FLORENCE_CUSTOM, FLORENCE_TASKS
-from .checkpoint_folder import CheckpointFolder
+from .caption_questions import FLORENCE_TASKS
+from .checkpoint_folder import CheckpointFolder, DamagedCopyError
+from .cut_off import without_cut_off_end
 from .own_randomness import own_randomness
 from .picture_processor import LOADING_ERRORS, load_processor
+from .plain_config import plain_config
 from .prompt_forms import PromptForm, chat_form, fixed_form
+from .style_choice import STYLES, style_refusal
 
 logger = logging.getLogger(__name__)
 
-STYLES: tuple[CaptionStyle, ...] = ("short", "detailed", "tags", "custom")
 RESERVED = 40
 """Positions kept for the signs that a model adds by itself: for BLIP-2's picture, the beginning, the end."""
 MAX_PIXELS = 1536 * 1024
@@ -43,23 +45,10 @@ class TextCaptioner:
         self._knows_token_types = "token_type_ids" in inspect.signature(module.forward).parameters
 
     def refusal(self, style: CaptionStyle, question: str) -> str:
-        if style not in self.styles:
-            able = CANNOT.get(self._kind, f"it can write {' or '.join(self.styles)} captions")
-            return (
-                f"{self._name} cannot write captions of the style '{style}': {able}; choose "
-                f"{' or '.join(self.styles)}, or a model that follows instructions, such as qwen3-vl-2b"
-            )
-        if style != "custom":
+        if problem := style_refusal(self._name, self._kind, self.styles, style, question):
+            return problem
+        if style != "custom" or self._kind == "florence2":
             return ""
-        if not question.strip():
-            return "the style 'custom' needs a question: write what to ask, or choose another style"
-        if self._kind == "florence2":
-            if question.strip() in FLORENCE_CUSTOM:
-                return ""
-            return (
-                f"{self._name} cannot be asked {question.strip()[:60]!r}: {CANNOT[self._kind]}; ask for one "
-                f"of {', '.join(FLORENCE_CUSTOM)}, or choose a model that follows instructions: qwen3-vl-2b"
-            )
         tokenizer = self._processor.tokenizer
         signs = {*tokenizer.all_special_tokens, str(getattr(self._processor, "image_token", "") or "")} - {""}
         if held := sorted(sign for sign in signs if sign in question):
@@ -73,10 +62,22 @@ class TextCaptioner:
         if problem := self.refusal(style, question):
             raise InputError(problem)
         inputs = self.model_inputs(picture, style, question)
+        arguments = self._arguments(config, inputs)
         device = next(self.module.parameters()).device
         with own_randomness(device, config.seed, picture):
-            tokens = self.module.generate(**inputs, **self._arguments(config, inputs))[0]  # type: ignore[operator]
-        return self._text(tokens, inputs.get("input_ids"), style, question, picture)
+            tokens = self.module.generate(**inputs, **arguments)[0]  # type: ignore[operator]
+        new = new_tokens(tokens, inputs.get("input_ids"))
+        text = self._text(new, style, question, picture)
+        stopped = self._num_written(new) >= arguments["max_new_tokens"]
+        return without_cut_off_end(text, style) if stopped else text
+
+    def _num_written(self, new: torch.Tensor) -> int:
+        model_config: Any = self.module.config
+        generation: Any = self.module.generation_config
+        # BLIP begins with a sign that is none of its tokenizer's
+        begin = getattr(getattr(model_config, "text_config", model_config), "bos_token_id", None)
+        forced = getattr(generation, "forced_eos_token_id", None) is not None
+        return num_written(new, (*self._processor.tokenizer.all_special_ids, begin), forced)
 
     def _arguments(self, config: GenerationConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """No model can write beyond its last position, of which the prompt takes its share."""
@@ -111,15 +112,7 @@ class TextCaptioner:
         begin = self._processor.tokenizer.bos_token
         return bool(begin) and self._form.is_chat and prompt.startswith(begin)
 
-    def _text(
-        self,
-        tokens: torch.Tensor,
-        prompt_ids: torch.Tensor | None,
-        style: CaptionStyle,
-        question: str,
-        picture: Image.Image,
-    ) -> str:
-        new = new_tokens(tokens, prompt_ids)
+    def _text(self, new: torch.Tensor, style: CaptionStyle, question: str, picture: Image.Image) -> str:
         text = self._processor.tokenizer.decode(new, skip_special_tokens=True)
         if self._kind == "florence2":
             task = FLORENCE_TASKS.get(style, question.strip())
@@ -147,6 +140,18 @@ def new_tokens(tokens: torch.Tensor, prompt_ids: torch.Tensor | None) -> torch.T
     if tokens.shape[0] >= length and torch.equal(tokens[:length], prompt_ids[0].to(tokens.device)):
         return tokens[length:]
     return tokens
+
+
+def num_written(new: torch.Tensor, signs: Sequence[int], end_is_forced: bool = False) -> int:
+    """How many of the tokens (n,) the model wrote, without the sign that it was started with.
+
+    Nor does the sign of the end count, unless `end_is_forced`: some must write it where they run out of
+    tokens.
+    """
+    ids = new.tolist()
+    started = bool(ids) and ids[0] in signs
+    ended = len(ids) > 1 and ids[-1] in signs and not end_is_forced
+    return len(ids) - int(started) - int(ended)
 
 
 def generate_arguments(config: GenerationConfig, room: int) -> dict[str, Any]:
@@ -195,6 +200,7 @@ def _load_module(found: CheckpointFolder, dtype: torch.dtype | None) -> nn.Modul
     try:
         module, report = transformers.AutoModelForImageTextToText.from_pretrained(
             found.folder,
+            config=plain_config(transformers, found.folder),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -207,9 +213,9 @@ def _load_module(found: CheckpointFolder, dtype: torch.dtype | None) -> nn.Modul
                 f"{found.name} needs a package that is missing ({found.first_words(problem)}): install "
                 "it, or choose another captioning model"
             ) from problem
-        raise InputError(
+        raise DamagedCopyError(
             f"{found.name} cannot be loaded: its weights are damaged or do not fit its config.json "
-            f"({found.first_words(problem)}); download it again"
+            f"({found.first_words(problem)})"
         ) from problem
     _require_weights(found.name, module, report)
     return module.eval().requires_grad_(False)
@@ -221,8 +227,9 @@ def _require_weights(name: str, module: nn.Module, report: Mapping[str, Any]) ->
     if not missing:
         return
     if len(missing) > MOST_MISSING * len(module.state_dict()) or any("lm_head" in key for key in missing):
-        raise InputError(
+        raise DamagedCopyError(
             f"{name} lacks {len(missing)} of its weights ({', '.join(missing[:2])}): it is of another layout "
-            "or incomplete, and would write nonsense; download it again, or choose another captioning model"
+            "or incomplete, and would write nonsense",
+            "download it again, or choose another captioning model",
         )
     logger.warning("%s lacks %d weights that captioning seldom uses: %s", name, len(missing), missing[:3])

@@ -8,7 +8,6 @@ import contextlib
 import importlib
 import json
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,15 +16,13 @@ from safetensors import SafetensorError, safe_open
 from ..config import TrainConfig
 from ..data.dataset import TrainingSet
 from ..files.atomic_file import write_atomically
+from ..hub.hub_faults import LOGIN, cleaned, reason, transport_errors
 from .model_card import model_card
 from .previews import newest_pictures, preview_prompts
 from .run_folder import RunFiles
 from .run_report import RunOutcome
 
 logger = logging.getLogger(__name__)
-
-_SECRET = re.compile(r"hf_\w+|Bearer \S+")
-LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def push_once(files: RunFiles, config: TrainConfig, dataset: TrainingSet, outcome: RunOutcome) -> list[str]:
@@ -39,7 +36,7 @@ def push_once(files: RunFiles, config: TrainConfig, dataset: TrainingSet, outcom
         return []
     try:
         hub = importlib.import_module("huggingface_hub")
-        transport_errors = hub.errors.HfHubHTTPError.__bases__
+        faults = transport_errors(hub)
     except (ImportError, AttributeError):
         return [
             "not uploaded: the package huggingface_hub is missing, install it with `pip install "
@@ -54,12 +51,12 @@ def push_once(files: RunFiles, config: TrainConfig, dataset: TrainingSet, outcom
             return [f"not uploaded to {repository}: nobody is logged in; {LOGIN}, then run again"]
         card = model_card(config, dataset, outcome, metadata, _named_pictures(files, config, dataset))
         url = _upload(hub, files, config, card)
-    except (*transport_errors, OSError, ValueError, RuntimeError, SafetensorError) as error:
-        # HfHubHTTPError's own ancestors hold the errors of the HTTP package this version of the hub uses
-        logger.warning("upload to %s failed: %s", repository, _cleaned(error))
+    except (*faults, ValueError, RuntimeError, SafetensorError) as error:
+        logger.warning("upload to %s failed: %s", repository, cleaned(error))
+        why = reason(hub, error, repository, "run again")
         return [
-            f"not uploaded to {repository} ({_cleaned(error)}); the LoRA is safe on this machine: {LOGIN} "
-            "with write access, check the network, and run again to upload it"
+            f"not uploaded to {repository}: {why}; the LoRA is safe on this machine, and a login needs "
+            "write access to upload it"
         ]
     with contextlib.suppress(OSError):
         write_atomically(files.pushed, lambda place: place.write_text(json.dumps(mark), "utf-8"))
@@ -102,9 +99,3 @@ def _pushed(files: RunFiles) -> object:
         return json.loads(files.pushed.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _cleaned(error: BaseException) -> str:
-    """The first line of what went wrong; a token that an error quotes is left out."""
-    lines = str(error).strip().splitlines() or [""]
-    return _SECRET.sub("***", f"{type(error).__name__}: {lines[0]}")

@@ -208,6 +208,58 @@ def test_each_picture_draws_by_its_own_numbers():
     assert len({drawn(1, RED), drawn(1, BLUE), drawn(2, RED)}) == 3
 
 
+class Speaker:
+    """Puts given words into a real model's `generate`, ended by the sign of the end where there is room."""
+
+    def __init__(self, captioner, monkeypatch):
+        self.captioner, self.text = captioner, ""
+        monkeypatch.setattr(captioner.module, "generate", self.generate)
+
+    def generate(self, max_new_tokens, **inputs):
+        tokenizer = self.captioner._processor.tokenizer
+        ids = tokenizer(self.text, add_special_tokens=False)["input_ids"]
+        written = [*ids, tokenizer.eos_token_id or tokenizer.sep_token_id][:max_new_tokens]
+        return torch.tensor([[*inputs["input_ids"][0].tolist(), *written]])
+
+    def says(self, text, style, room):
+        """`room`: tokens more than the words have; below 1 they are cut off."""
+        self.text = text
+        length = len(self.captioner._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self.captioner.caption(RED, style, "what?", GenerationConfig(max_tokens=length + room))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_class_tells_whether_it_stopped_for_its_length(loaded, kind, monkeypatch):
+    heard = []
+    monkeypatch.setattr(text_captioner, "without_cut_off_end", lambda text, style: heard.append(text) or text)
+    captioner = loaded[kind]
+    captioner.caption(RED, "short", "", GenerationConfig(max_tokens=8, min_tokens=8))
+    assert len(heard) == 1
+    # the sign of the end is made the likeliest after the words that must be there
+    ends = captioner.module.generation_config.eos_token_id or captioner.module.config.text_config.sep_token_id
+    ends = set(ends) if isinstance(ends, list) else {ends}
+    generate = captioner.module.generate
+
+    def end(ids, scores):
+        scores[:, sorted(ends)] = 1e6
+        return scores
+
+    monkeypatch.setattr(captioner.module, "generate", lambda **all: generate(**all, logits_processor=[end]))
+    captioner.caption(RED, "short", "", GenerationConfig(max_tokens=8))
+    assert len(heard) == 1
+
+
+def test_a_caption_that_stopped_for_its_length_ends_with_a_whole_sentence_or_tag(loaded, monkeypatch):
+    speaker = Speaker(loaded["qwen2_vl"], monkeypatch)
+    text = "a red circle. it is on green paper. and a blue"
+    assert speaker.says(text, "detailed", 1) == text  # it came to its end by itself
+    assert speaker.says(text, "detailed", 0) == "a red circle. it is on green paper."
+    assert speaker.says(text, "short", 0) == "a red circle. it is on green paper."
+    assert speaker.says(text, "custom", 0) == text
+    assert speaker.says("red circle, green paper, blu", "tags", 0) == "red circle, green paper"
+    assert speaker.says("no mark at all", "detailed", 0) == "no mark at all"
+
+
 def test_beams_and_a_penalty_change_what_is_written(loaded):
     captioner = loaded["qwen2_vl"]
     configs = ({}, {"num_beams": 4}, {"repetition_penalty": 3.0})
@@ -359,19 +411,37 @@ def test_what_writes_no_captions_is_refused_in_one_sentence(folders, tmp_path, f
 @pytest.mark.parametrize(
     "asked",
     [
-        {"attn_implementation": "somebody/kernel"},
-        {"_attn_implementation": "somebody/kernel@main:forward"},
+        {"attn_implementation": "flash_attention_2"},
+        {"attn_implementation": "somebody/kernel", "experts_implementation": "sonicmoe"},
+        {"_attn_implementation": "kernels-community/flash-attn@main:forward"},
+        {"_attn_implementation_internal": "flash_attention_3"},
         {"text_config": {"attn_implementation": {"": "somebody/kernel"}}},
+        {"vision_config": {"_attn_implementation": "paged|flash_attention_2"}},
+        {"a_part": {"parts": [{"attn_implementation": "somebody/kernel"}]}},
     ],
 )
-def test_programs_that_a_config_asks_for_are_refused(folders, tmp_path, asked):
-    """The package `kernels` would fetch and run them."""
+def test_no_choice_of_attention_in_a_config_survives(folders, tmp_path, asked):
+    """The package `kernels` would fetch programs for them, and run them."""
     folder = shutil.copytree(folders["llava"], tmp_path / "mine")
     config = json.loads((folder / "config.json").read_text())
     for name, value in asked.items():
         config[name] = {**config[name], **value} if name in config else value
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="mine runs only with program code of the hub"):
+    captioner = load_captioner(folder, "mine")
+    parts = [part for part in captioner.module.modules() if hasattr(part, "config")]
+    assert {part.config._attn_implementation for part in parts} <= {"sdpa", "eager"} and len(parts) > 3
+    assert not any(word in str(captioner.module.config.to_dict()) for word in ("flash", "kernel", "sonic"))
+    assert captioner.caption(RED, "short", "", SHORT)
+
+
+@pytest.mark.parametrize("place", ["", "text_config"])
+@pytest.mark.parametrize("form", ["fp8", "mxfp4", "eetq", "nobody_knows"])
+def test_packed_weights_that_need_programs_of_the_hub_are_refused(folders, tmp_path, form, place):
+    folder = shutil.copytree(folders["llava"], tmp_path / "mine")
+    config = json.loads((folder / "config.json").read_text())
+    (config[place] if place else config)["quantization_config"] = {"quant_method": form}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"mine has its weights packed as '{form}', for which"):
         load_captioner(folder, "mine")
 
 

@@ -282,7 +282,7 @@ def test_a_disk_without_room_is_told_before_the_weights(server, tmp_path, monkey
     ("status", "said"),
     [
         (401, "no such repository"),
-        (403, "its owner must let you in"),
+        (403, "its owner must let you in: ask for access on its page http://127.*/somebody/tiny-blip"),
         (404, "no such repository"),
         (500, "answers 500"),
     ],
@@ -300,7 +300,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(server, tmp_path, monkeypa
     monkeypatch.setattr("time.sleep", lambda _: None)
     server.shutdown()
     server.server_close()
-    with pytest.raises(InputError, match="the hub cannot be reached; check the network"):
+    with pytest.raises(InputError, match="hub cannot be reached: check the network and run again"):
         download(REPOSITORY, tmp_path, silent)
 
 
@@ -309,7 +309,7 @@ def test_a_disk_that_fills_up_meanwhile_is_not_taken_for_the_network(server, tmp
         if done:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(InputError, match="its files cannot be written: No space left on device; make room"):
+    with pytest.raises(InputError, match="the disk is full: free some room and run again"):
         download(REPOSITORY, tmp_path, full)
 
 

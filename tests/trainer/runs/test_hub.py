@@ -120,7 +120,7 @@ def test_an_upload_that_is_refused_costs_a_sentence_and_is_tried_again(tiny_run,
     server.refusal = status
     result = tiny_run.run_tiny(tmp_path, **PUSH)
     assert result.lora_path.exists()
-    assert "not uploaded to somebody/cat (" in result.report
+    assert "not uploaded to somebody/cat: the hub " in result.report
     assert "the LoRA is safe on this machine" in result.report
     assert TOKEN not in result.report
 
@@ -136,7 +136,7 @@ def test_a_server_that_is_not_there_costs_a_sentence(tiny_run, tmp_path, server,
     server.server_close()
     result = tiny_run.run_tiny(tmp_path, **PUSH)
     assert result.trained_steps == 6
-    assert "not uploaded to somebody/cat (" in result.report
+    assert "not uploaded to somebody/cat: the Hugging Face hub cannot be reached" in result.report
 
 
 def test_without_a_login_nothing_is_sent(tiny_run, tmp_path, server, monkeypatch):

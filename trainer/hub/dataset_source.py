@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.pictures import UnreadablePictureError
+from ..data.training_set import some
 from ..errors import InputError
 from ..settings.hub_config import HubConfig
-from .hub_columns import Columns, shown_path
-from .hub_files import download_files
-from .hub_library import (
+from .dataset_columns import Columns, shown_path
+from .dataset_files import download_files
+from .datasets_library import (
     Libraries,
     is_missing_file,
     load_libraries,
@@ -25,8 +27,6 @@ from .hub_library import (
     switched,
     unreachable,
 )
-from .pictures import UnreadablePictureError
-from .training_set import some
 
 Progress = Callable[[int, int], None]
 ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "lz4://", "zstd://", "7z://", "rar://")

@@ -3,8 +3,8 @@
 import errno
 
 import pytest
-from sdxl_trainer.trainer.data.hub_library import is_missing_file, load_libraries, quietly, sentence_of
-from sdxl_trainer.trainer.data.hub_rows import DISK_IS_FULL
+from sdxl_trainer.trainer.hub.datasets_library import is_missing_file, load_libraries, quietly, sentence_of
+from sdxl_trainer.trainer.hub.hub_faults import DISK_IS_FULL
 from sdxl_trainer.trainer.settings.hub_config import HubConfig
 
 datasets = pytest.importorskip("datasets", reason="pip install datasets")
@@ -22,15 +22,17 @@ def test_a_sentence_holds_neither_tokens_nor_places_on_this_machine():
     )
     said = sentence_of(load_libraries(), CONFIG, fault, done=7)
     assert said == (
-        "somebody/cats could not be read after 7 rows (ValueError: cannot read 'a.arrow' with *** at ***): "
-        "run again, which goes on from there"
+        "the dataset somebody/cats could not be read after 7 rows: ValueError: cannot read 'a.arrow' with "
+        "*** at ***; run again, which goes on from there"
     )
 
 
 def test_a_full_disk_is_known_behind_what_the_library_makes_of_it():
     full = OSError(errno.ENOSPC, "No space left on device", "/home/me/.cache/a.arrow")
     fault = caused(datasets.exceptions.DatasetGenerationError("An error occurred"), full)
-    assert sentence_of(load_libraries(), CONFIG, fault) == DISK_IS_FULL
+    assert sentence_of(load_libraries(), CONFIG, fault).endswith(f"could not be read: {DISK_IS_FULL}")
+    too_large = OSError("Not enough disk space. Needed: 3.1 GiB")
+    assert sentence_of(load_libraries(), CONFIG, too_large).endswith(f"could not be read: {DISK_IS_FULL}")
 
 
 def test_only_what_the_hub_says_is_missing_is_missing():

@@ -12,10 +12,10 @@ from typing import Any
 
 from ..errors import InputError
 from ..files.atomic_file import write_atomically
+from .hub_faults import DISK_IS_FULL
 
 JOURNAL = ".rows.jsonl"
 TABLE = "metadata.jsonl"
-DISK_IS_FULL = "the disk is full: free some room and run again, which goes on from there"
 
 
 class GrowingFolder:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..data.pictures import UnreadablePictureError, inspect_picture
+from ..data.training_set import some
 from ..errors import InputError
 from ..settings.hub_config import HubConfig
-from .pictures import UnreadablePictureError, inspect_picture
-from .training_set import some
 
 CAPTION_NAMES = (
     *("text", "caption", "captions", "prompt", "prompts", "txt", "description", "sentence", "sentences"),

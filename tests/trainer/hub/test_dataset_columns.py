@@ -5,8 +5,8 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
-from sdxl_trainer.trainer.data.hub_columns import Columns, caption_in, choose_columns, picture_in
 from sdxl_trainer.trainer.data.pictures import UnreadablePictureError
+from sdxl_trainer.trainer.hub.dataset_columns import Columns, caption_in, choose_columns, picture_in
 from sdxl_trainer.trainer.settings.hub_config import HubConfig
 
 datasets = pytest.importorskip("datasets", reason="pip install datasets")

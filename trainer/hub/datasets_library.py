@@ -3,10 +3,8 @@
 No program of a repository ever runs: `datasets` 4 and newer cannot, older ones are refused.
 """
 
-import errno
 import importlib
 import pickle
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,14 +12,20 @@ from types import ModuleType
 
 from ..errors import InputError
 from ..settings.hub_config import HubConfig
-from .hub_rows import DISK_IS_FULL
+from .hub_faults import (
+    DISK_IS_FULL,
+    GOES_ON,
+    UNKNOWN,
+    UNREACHABLE,
+    causes,
+    cleaned,
+    gated,
+    reason,
+    transport_errors,
+)
 
 INSTALL = 'pip install "datasets>=4"'
 OLDEST = 4
-LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
-
-_SECRET = re.compile(r"hf_\w+|Bearer \S+")
-_PLACE = re.compile(r"(?<![\w:/])(?:[A-Za-z]:)?[\\/](?:[^\s'\"\\/]+[\\/])+")
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,11 @@ def load_libraries() -> Libraries:
         datasets = importlib.import_module("datasets")
         hub = importlib.import_module("huggingface_hub")
         arrow = importlib.import_module("pyarrow")
-        transport = hub.errors.HfHubHTTPError.__bases__
+        transport = transport_errors(hub)
         of_datasets = importlib.import_module("datasets.exceptions").DatasetsError
     except (ImportError, AttributeError) as error:
         raise InputError(
-            f"datasets of the Hugging Face hub need the package `datasets` ({_cleaned(error)}): install it "
+            f"datasets of the Hugging Face hub need the package `datasets` ({cleaned(error)}): install it "
             f"into this Python with `{INSTALL}`, or put the pictures into a folder for Load Dataset"
         ) from error
     if int(datasets.__version__.split(".")[0]) < OLDEST:
@@ -55,8 +59,7 @@ def load_libraries() -> Libraries:
             f"the package `datasets` is {datasets.__version__}, which may run programs out of a repository: "
             f"update it with `{INSTALL}`"
         )
-    # HfHubHTTPError's own ancestors hold the errors of the HTTP package that this version of the hub uses
-    faults = (*transport, OSError, ValueError, RuntimeError, LookupError, TypeError, ImportError, EOFError)
+    faults = (*transport, ValueError, RuntimeError, LookupError, TypeError, ImportError, EOFError)
     faults += (of_datasets, arrow.ArrowException, hub.errors.EntryNotFoundError, pickle.PickleError)
     return Libraries(datasets, hub, faults)
 
@@ -101,38 +104,30 @@ def sentences(libraries: Libraries, config: HubConfig, done: int = 0) -> Iterato
 
 def sentence_of(libraries: Libraries, config: HubConfig, error: BaseException, done: int = 0) -> str:
     """What is wrong and what to do; `done` is the number of rows that were read before."""
-    errors, name = libraries.hub.errors, config.repository
-    chain = list(_causes(error))
+    name, chain = config.repository, list(causes(error))
     said = " ".join(str(link) for link in chain)
-    if any(isinstance(link, errors.GatedRepoError) for link in chain) or "gated dataset" in said:
-        page = f"{libraries.datasets.config.HF_ENDPOINT}/datasets/{name}"
-        return f"{name} is gated: ask for access on its page {page}, {LOGIN}, and run again"
-    if any(isinstance(link, errors.RevisionNotFoundError) for link in chain):
-        return (
-            f"{name} has no revision '{config.revision}': leave it empty for the newest, or name a branch, a "
-            "tag or a commit"
-        )
-    if any(isinstance(link, errors.RepositoryNotFoundError) for link in chain) or "doesn't exist on" in said:
-        return (
-            f"there is no dataset {name} on the Hugging Face hub, or it is private and this login may not "
-            f"see it: check the name (owner/name), or {LOGIN}"
-        )
     if "scripts are no longer supported" in said or "trust_remote_code" in said:
         return (
             f"{name} is a program that makes the dataset, and programs of the hub are never run here: choose "
             "a copy of it in parquet or plain files"
         )
-    if any(getattr(link, "errno", None) == errno.ENOSPC for link in chain) or "disk space" in said:
-        return DISK_IS_FULL
     if any(type(link).__name__ in ("EmptyDatasetError", "DataFilesNotFoundError") for link in chain):
         return f"{name} holds no data files that `datasets` can read: choose another dataset"
+    page = f"datasets/{name}"
+    if "gated dataset" in said:
+        why = gated(libraries.hub, page)
+    elif "disk space" in said:
+        why = DISK_IS_FULL
+    else:
+        why = UNKNOWN if "doesn't exist on" in said else reason(libraries.hub, error, page)
+    revision = f" at revision '{config.revision}'" if config.revision else ""
     where = f" after {done} rows" if done else ""
-    return f"{name} could not be read{where} ({_cleaned(error)}): run again, which goes on from there"
+    return f"the dataset {name}{revision} could not be read{where}: {why}"
 
 
 def is_missing_file(libraries: Libraries, error: BaseException) -> bool:
     """Whether the hub itself said that it has no such file."""
-    errors, chain = libraries.hub.errors, list(_causes(error))
+    errors, chain = libraries.hub.errors, list(causes(error))
     # its file system says so without a cause, where it has asked the hub and got an empty list
     return (len(chain) == 1 and type(error) is FileNotFoundError) or any(
         isinstance(link, errors.EntryNotFoundError)
@@ -144,18 +139,6 @@ def is_missing_file(libraries: Libraries, error: BaseException) -> bool:
 
 def unreachable(config: HubConfig) -> str:
     return (
-        f"the Hugging Face hub cannot be reached, and {config.repository} is not on this machine as it was "
-        "asked for: connect to the network and run again; once it is fetched, no network is needed"
+        f"the dataset {config.repository} is not on this machine as it was asked for, and {UNREACHABLE} and "
+        f"{GOES_ON}; once it is fetched, no network is needed"
     )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _cleaned(error: BaseException) -> str:
-    """The first line of what went wrong, without tokens and places on this machine."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {_PLACE.sub('', _SECRET.sub('***', lines[0]))[:300]}"

@@ -3,18 +3,20 @@
 What is refused is refused before its weights are fetched.
 """
 
-import errno
 import importlib
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..hub.file_transfer import HubFile, Progress, Repository, Transfer
+from ..hub.hub_faults import reason, transport_errors
 from ..sdxl.model_detection import read_json
 from .catalog import repository_of, size_text
 from .checkpoint_folder import ADAPTER, INDEX, TAG_TABLE, WHOLE, refuse_kind
-from .hub_transfer import HubFile, Progress, Repository, Transfer
 
 SMALL = (".json", ".txt", ".jinja", ".model", ".csv", ".tiktoken")
 MAX_SMALL_BYTES = 256 * 2**20
@@ -51,7 +53,7 @@ def download_repository(name: str, into: Path, on_progress: Progress) -> Path:
             "among the models"
         )
     hub = _hub(name)
-    with _Sentences(hub, name):
+    with _sentences(hub, name, repository):
         found = _list(hub, repository)
         folder = into / folder_name(repository)
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,42 +89,13 @@ def _hub(name: str) -> Any:
     return hub
 
 
-class _Sentences:
-    """Turns what the hub's client and its HTTP package raise into one sentence."""
-
-    def __init__(self, hub: Any, name: str) -> None:
-        self._errors, self._name = hub.errors, name
-        self._unknown = (hub.errors.RepositoryNotFoundError, hub.utils.HFValidationError)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _trace: object) -> None:
-        if error is None or isinstance(error, InputError):
-            return
-        # HfHubHTTPError's ancestors hold the errors of the HTTP package that this version of the hub uses
-        network = (*self._errors.HfHubHTTPError.__bases__, OSError, *self._unknown)
-        if isinstance(error, network):
-            raise InputError(f"{self._name} cannot be downloaded: {self._reason(error)}") from error
-
-    def _reason(self, error: BaseException) -> str:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(error, self._errors.GatedRepoError) or status == 403:
-            return (
-                "its owner must let you in: accept its terms on its page of the hub, and log in with "
-                "`hf auth login`"
-            )
-        if isinstance(error, self._unknown) or status in (401, 404):
-            return (
-                "the hub has no such repository, or not for you: check the name, and log in with `hf auth "
-                "login` if it is private"
-            )
-        if status is not None:
-            return f"the hub answers {status}; try again later, what is there is kept"
-        # writing into an open file tells no name, and what the network raises is an OSError as well
-        if isinstance(error, OSError) and (error.errno == errno.ENOSPC or error.filename is not None):
-            return f"its files cannot be written: {error.strerror}; make room or choose another folder"
-        return "the hub cannot be reached; check the network and try again, what is there is kept"
+@contextmanager
+def _sentences(hub: Any, name: str, repository: str) -> Iterator[None]:
+    """Turn what the hub's client raises into one sentence."""
+    try:
+        yield
+    except transport_errors(hub) as error:
+        raise InputError(f"{name} cannot be downloaded: {reason(hub, error, repository)}") from error
 
 
 def _list(hub: Any, repository: str) -> Repository:

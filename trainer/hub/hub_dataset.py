@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.pictures import UnreadablePictureError
+from ..data.training_set import some
 from ..errors import InputError
 from ..files.atomic_file import write_atomically
 from ..settings.hub_config import HubConfig
-from .hub_columns import Columns, caption_in, choose_columns, picture_in
-from .hub_rows import JOURNAL, GrowingFolder, disk_sentences
-from .hub_source import HubSource, open_source
-from .pictures import UnreadablePictureError
-from .training_set import some
+from .dataset_columns import Columns, caption_in, choose_columns, picture_in
+from .dataset_source import HubSource, open_source
+from .growing_folder import JOURNAL, GrowingFolder, disk_sentences
 
 MANIFEST = ".hub_dataset.json"
 MAX_NAME = 100

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 from sdxl_trainer.trainer.config import DatasetConfig
 from sdxl_trainer.trainer.data.dataset import load_dataset
-from sdxl_trainer.trainer.data.hub_dataset import (
+from sdxl_trainer.trainer.errors import InputError
+from sdxl_trainer.trainer.hub.growing_folder import disk_sentences
+from sdxl_trainer.trainer.hub.hub_dataset import (
     describe_hub_dataset,
     fetch_hub_dataset,
     hub_folder,
     hub_manifest,
 )
-from sdxl_trainer.trainer.data.hub_rows import disk_sentences
-from sdxl_trainer.trainer.errors import InputError
 from sdxl_trainer.trainer.settings.hub_config import HubConfig
 
 datasets = pytest.importorskip("datasets", reason="pip install datasets")
@@ -326,7 +326,7 @@ def test_a_fault_in_the_middle_is_one_sentence_and_the_next_call_goes_on(hub, tm
             hub.closed[NAME] = "RepoNotFound"
 
     with pytest.raises(
-        InputError, match="there is no dataset somebody/cats on the Hugging Face hub, or it is private"
+        InputError, match="somebody/cats could not be read: the hub has no such repository, or it is private"
     ):
         fetch(tmp_path, close, streaming=True)
     hub.closed.clear()
@@ -339,9 +339,12 @@ def test_a_fault_in_the_middle_is_one_sentence_and_the_next_call_goes_on(hub, tm
 BAD = [
     (
         {"repository": "somebody/dogs"},
-        "there is no dataset somebody/dogs on the Hugging Face hub, or it is private",
+        "the dataset somebody/dogs could not be read: the hub has no such repository, or it is private",
     ),
-    ({"repository": "somebody/gated"}, "somebody/gated is gated: ask for access on its page"),
+    (
+        {"repository": "somebody/gated"},
+        "somebody/gated could not be read: it is gated, .* on its page http://127.*/datasets/somebody/gated,",
+    ),
     (
         {"repository": "somebody/code"},
         "is a program that makes the dataset, and programs of the hub are never run",
@@ -367,7 +370,7 @@ BAD = [
     ({"image_column": "text"}, "image_column is 'text', which holds text, no pictures"),
     ({"caption_column": "words"}, "caption_column is 'words', which is not there: .* may come from 'text'"),
     ({"caption_column": "image"}, "caption_column is 'image', which is not there"),
-    ({"revision": "v9"}, "has no revision 'v9'"),
+    ({"revision": "v9"}, "at revision 'v9' could not be read: the hub has no such revision"),
 ]
 
 

@@ -1,0 +1,1 @@
+"""The Hugging Face hub: datasets and files from it, and its faults as sentences that people understand."""
