@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .config import PICTURE_SETTINGS, AugmentConfig, CaptionVariantsConfig, DatasetConfig, HubConfig
+from .data.augmented_dataset import with_augmentation
+from .data.caption_variants import with_caption_variants
 from .data.dataset import TrainingSet, load_dataset
 from .data.dataset_sets import join_datasets, with_masks
 from .data.picture_checks import Progress
 from .errors import CancelledError, InputError
 from .events import Listener
+from .hub.hub_dataset import fetch_hub_dataset
 
 HUB_FOLDER = "hub_datasets"
 FETCHED_COLUMN = "text"
@@ -93,20 +96,14 @@ def load_pictures(options: argparse.Namespace, chosen: ChosenPictures, listener:
     plain = len(sets) == 1 and weights == [1.0]
     dataset = sets[0] if plain else join_datasets(list(zip(sets, weights, strict=True)))
     if chosen.caption_variants is not None:
-        from .data.caption_variants import with_caption_variants
-
         dataset = with_caption_variants(dataset, chosen.caption_variants)
     if chosen.augment is not None:
-        from .data.augmented_dataset import with_augmentation
-
         dataset = with_augmentation(dataset, chosen.augment)
     return dataset
 
 
 def _fetched(config: HubConfig, into: Path, listener: Listener) -> Path:
     """The folder of a hub dataset."""
-    from .hub.hub_dataset import fetch_hub_dataset
-
     fetching = told_progress(listener, "fetching pictures")
     return fetch_hub_dataset(config, into, fetching, told_progress(listener, "downloading, MB"))
 
