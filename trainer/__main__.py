@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from .chosen_pictures import load_pictures, told_progress
+from .chosen_pictures import load_pictures
 from .chosen_settings import Chosen, choose_settings
 from .command_line import build_parser
 from .config import PreviewConfig
 from .data.contact_sheet import SheetStyle, contact_sheet
 from .data.dataset import TrainingSet
 from .data.dataset_report import describe
+from .device_choice import chosen_device
 from .doctor.dataset_doctor import REPORT_NAME, SHEET_NAME, examination_report, write_examination
 from .errors import CancelledError, InputError
 from .files.lora_file import read_lora
@@ -21,11 +22,9 @@ from .runs.headless_class_images import ClassFolder, add_class_images
 from .runs.run import Job, Result, train
 from .sdxl.sdxl_model import HeadlessSDXL
 from .settings.presets import explain, prepared, resolve
-from .terminal import TerminalListener, stop_on_interrupt
+from .terminal import INTERRUPTED, TerminalListener, stop_on_interrupt, told_progress
 
 CHECK_FOLDER = "dataset_check"
-INTERRUPTED = 130
-"""Exit status of a program that Ctrl-C ended."""
 _DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -36,20 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stop_on_interrupt(listener):
             if options.check:
-                return _say(check_pictures(options, listener), 0, listener)
+                return listener.end(check_pictures(options, listener), 0)
             result = run_job(options, listener)
     except InputError as error:
-        return _say(f"error: {error}", 1, listener)
+        return listener.end(f"error: {error}", 1)
     except (CancelledError, KeyboardInterrupt) as stopped:
-        return _say(f"{stopped or 'stopped'}; run the same command again to go on", INTERRUPTED, listener)
+        return listener.end(f"{stopped or 'stopped'}; run the same command again to go on", INTERRUPTED)
     written = ", ".join(map(str, (result.lora_path, *result.embeddings)))
-    return _say(f"{result.report}\nwrote {written}", 0, listener)
-
-
-def _say(text: str, status: int, listener: TerminalListener) -> int:
-    listener.close()
-    (sys.stderr if status else sys.stdout).write(text + "\n")
-    return status
+    return listener.end(f"{result.report}\nwrote {written}", 0)
 
 
 def run_job(options: argparse.Namespace, listener: TerminalListener) -> Result:
@@ -60,7 +53,7 @@ def run_job(options: argparse.Namespace, listener: TerminalListener) -> Result:
         CancelledError: Ctrl-C; everything is saved.
     """
     chosen = choose_settings(options)
-    model = HeadlessSDXL.load(options.checkpoint, _device(options.device), _DTYPES[chosen.precision])
+    model = HeadlessSDXL.load(options.checkpoint, chosen_device(options.device), _DTYPES[chosen.precision])
     initial_lora = read_lora(options.start_from) if options.start_from else None
     dataset = _with_class_images(options, chosen, model, listener)
     dataset = prepared(chosen.preset, dataset)
@@ -117,14 +110,6 @@ def _with_class_images(
         num_class_images=options.num_class_images,
     )
     return add_class_images(dataset, folder, model, listener)
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def write_sheet(

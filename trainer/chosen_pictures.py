@@ -12,10 +12,10 @@ from .data.augmented_dataset import with_augmentation
 from .data.caption_variants import with_caption_variants
 from .data.dataset import TrainingSet, load_dataset
 from .data.dataset_sets import join_datasets, with_masks
-from .data.picture_checks import Progress
-from .errors import CancelledError, InputError
+from .errors import InputError
 from .events import Listener
 from .hub.hub_dataset import fetch_hub_dataset
+from .terminal import told_progress
 
 HUB_FOLDER = "hub_datasets"
 FETCHED_COLUMN = "text"
@@ -106,21 +106,6 @@ def _fetched(config: HubConfig, into: Path, listener: Listener) -> Path:
     """The folder of a hub dataset."""
     fetching = told_progress(listener, "fetching pictures")
     return fetch_hub_dataset(config, into, fetching, told_progress(listener, "downloading, MB"))
-
-
-def told_progress(listener: Listener, phase: str) -> Progress:
-    """A (done, total) callback that tells the listener, and ends the work where it asks to stop.
-
-    Raises:
-        CancelledError: by the callback; nothing was trained yet.
-    """
-
-    def report(done: int, total: int) -> None:
-        listener.phase(phase, done, total)
-        if listener.should_stop():
-            raise CancelledError(0, None)
-
-    return report
 
 
 def native_resolution(checkpoint: Path) -> int:

@@ -1,17 +1,21 @@
-"""A progress bar in a terminal, and Ctrl-C as the polite way to stop."""
+"""A command in a terminal: its progress bar, its last words, and Ctrl-C as the polite way to stop."""
 
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from tqdm import tqdm
 
-from .events import SilentListener, StepReport
+from .errors import CancelledError
+from .events import Listener, SilentListener, StepReport
 
 SMOOTHING = 0.95
+INTERRUPTED = 130
+"""Exit status of a program that Ctrl-C ended."""
 
 
 class TerminalListener(SilentListener):
@@ -61,6 +65,12 @@ class TerminalListener(SilentListener):
             self._bar.close()
             self._bar = None
 
+    def end(self, text: str, status: int) -> int:
+        """Close the bar and write the last words, errors where errors go; returns the exit status."""
+        self.close()
+        (sys.stderr if status else sys.stdout).write(text + "\n")
+        return status
+
     def _show(self, name: str, done: int, total: int) -> tqdm:
         if self._bar is None or name != self._phase:
             self.close()
@@ -69,6 +79,21 @@ class TerminalListener(SilentListener):
             self._phase = name
         self._bar.update(done - self._bar.n)
         return self._bar
+
+
+def told_progress(listener: Listener, phase: str) -> Callable[[int, int], None]:
+    """A (done, total) callback that tells the listener, and ends the work where it asks to stop.
+
+    Raises:
+        CancelledError: by the callback; nothing was trained yet.
+    """
+
+    def report(done: int, total: int) -> None:
+        listener.phase(phase, done, total)
+        if listener.should_stop():
+            raise CancelledError(0, None)
+
+    return report
 
 
 @contextmanager

@@ -3,19 +3,18 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import torch
-
 from ..config import DatasetConfig
 from ..data.dataset import load_dataset
-from ..errors import InputError
+from ..device_choice import chosen_device
+from ..errors import CancelledError, InputError
 from ..settings.caption_config import CaptionConfig
 from ..settings.captioner_config import GenerationConfig
 from ..settings.run_config import Precision
-from ..terminal import TerminalListener, stop_on_interrupt
+from ..terminal import INTERRUPTED, TerminalListener, stop_on_interrupt, told_progress
 from .caption_journal import FOLDER
 from .caption_run import CaptionedSet, caption_with, describe_captions
 from .captioner import Captioner, load_captioner
@@ -23,8 +22,6 @@ from .captioner_source import CaptionerSource
 from .checkpoint_folder import CheckpointFolder
 from .command_line import build_parser
 
-INTERRUPTED = 130
-"""Exit status of a program that Ctrl-C ended."""
 MB = 10**6
 
 
@@ -36,18 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with stop_on_interrupt(listener):
             done = caption_folder(options, listener)
     except InputError as error:
-        return _say(f"error: {error}", 1, listener)
-    except KeyboardInterrupt:
+        return listener.end(f"error: {error}", 1)
+    except (CancelledError, KeyboardInterrupt):
         text = "stopped; every caption made so far is kept: run the same command again to go on"
-        return _say(text, INTERRUPTED, listener)
+        return listener.end(text, INTERRUPTED)
     left_out = [f"Left out: {note}" for note in done.dataset.notes if note.kind == "skipped"]
-    return _say("\n".join([describe_captions(done, options.captioner), *left_out]), 0, listener)
-
-
-def _say(text: str, status: int, listener: TerminalListener) -> int:
-    listener.close()
-    (sys.stderr if status else sys.stdout).write(text + "\n")
-    return status
+    return listener.end("\n".join([describe_captions(done, options.captioner), *left_out]), 0)
 
 
 def caption_folder(options: argparse.Namespace, listener: TerminalListener) -> CaptionedSet:
@@ -55,12 +46,12 @@ def caption_folder(options: argparse.Namespace, listener: TerminalListener) -> C
 
     Raises:
         InputError: see `load_dataset`, `caption_with` and `load_captioner`.
-        KeyboardInterrupt: Ctrl-C; every caption made so far is kept.
+        CancelledError: Ctrl-C; every caption made so far is kept.
     """
     config, generation = _caption_config(options), _generation_config(options)
     dataset_config = DatasetConfig(trigger=options.trigger, caption_column=options.caption_column)
-    dataset = load_dataset(options.data, dataset_config, _heard(listener, "reading pictures"))
-    folder, heard = options.output / "sdxl_trainer" / FOLDER, _heard(listener, "captioning")
+    dataset = load_dataset(options.data, dataset_config, told_progress(listener, "reading pictures"))
+    folder, heard = options.output / "sdxl_trainer" / FOLDER, told_progress(listener, "captioning")
     source = _source(options, listener)
     return caption_with(
         dataset, source, config, generation, folder, lambda done, total, _: heard(done, total)
@@ -73,12 +64,12 @@ def _source(options: argparse.Namespace, listener: TerminalListener) -> Captione
 
     @contextlib.contextmanager
     def load(found: CheckpointFolder, precision: Precision) -> Iterator[Captioner]:
-        device = _device(options.device)
+        device = chosen_device(options.device)
         captioner = load_captioner(found.folder, name, precision, device)
         captioner.module.to(device)
         yield captioner
 
-    heard = _heard(listener, f"downloading {name} (MB)")
+    heard = told_progress(listener, f"downloading {name} (MB)")
     return CaptionerSource(
         name=name,
         folders=(*options.models, options.output / "captioners"),
@@ -87,17 +78,6 @@ def _source(options: argparse.Namespace, listener: TerminalListener) -> Captione
         on_download=(lambda done, total: heard(done // MB, total // MB)) if options.download else None,
         given=Path(name) if (Path(name) / "config.json").is_file() else None,
     )
-
-
-def _heard(listener: TerminalListener, phase: str) -> Callable[[int, int], None]:
-    """A (done, total) callback that Ctrl-C ends."""
-
-    def on_progress(done: int, total: int) -> None:
-        listener.phase(phase, done, total)
-        if listener.should_stop():
-            raise KeyboardInterrupt
-
-    return on_progress
 
 
 def _caption_config(options: argparse.Namespace) -> CaptionConfig:
@@ -116,14 +96,6 @@ def _caption_config(options: argparse.Namespace) -> CaptionConfig:
 def _generation_config(options: argparse.Namespace) -> GenerationConfig:
     names = {field.name for field in fields(GenerationConfig)} & set(vars(options))
     return GenerationConfig(**{name: getattr(options, name) for name in names})
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 if __name__ == "__main__":

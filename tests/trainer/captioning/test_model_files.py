@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from PIL import Image
+from sdxl_trainer.trainer.captioning.__main__ import main
 from sdxl_trainer.trainer.captioning.captioner import load_captioner
 from sdxl_trainer.trainer.captioning.catalog import KNOWN, repository_of
 from sdxl_trainer.trainer.captioning.model_files import download, locate, missing_model
@@ -167,6 +169,26 @@ def test_a_download_is_a_model_that_is_found_and_loads(server, tmp_path):
     before = len(server.asked)
     assert download(REPOSITORY, models, silent) == folder
     assert len(server.asked) == before
+
+
+def test_the_command_fetches_a_captioner_only_when_asked_and_then_needs_no_network(server, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (64, 64), "teal").save(pictures / "teal.png")
+    asked = ["--data", str(pictures), "--captioner", REPOSITORY, "--output", str(tmp_path / "out")]
+    asked += ["--device", "cpu", "--max-tokens", "8", "--save", "txt"]
+    assert main(asked) == 1
+    assert "download" in capsys.readouterr().err
+    assert server.asked == [] and not list(pictures.glob("*.txt"))
+    assert main([*asked, "--download"]) == 0
+    assert f"1 of 1 pictures captioned by {REPOSITORY}" in capsys.readouterr().out
+    assert (tmp_path / "out" / "captioners" / "somebody--tiny-blip" / "model.safetensors").is_file()
+    assert (pictures / "teal.txt").is_file()
+    transfers = len(server.asked)
+    server.refusal = 500
+    assert main([*asked, "--if-exists", "overwrite", "--prefix", "a photo of "]) == 0
+    assert (pictures / "teal.txt").read_text("utf-8").startswith("a photo of ")
+    assert len(server.asked) == transfers
 
 
 def size_of(folder):
