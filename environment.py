@@ -234,6 +234,8 @@ def start_comfyui(
     """
     packs = {PACK_LINK: ROOT, **{pack.name: pack for pack in node_packs}}
     links = [base_directory / "custom_nodes" / name for name in packs]
+    # a server that runs in the same folder still needs its own
+    own_links = [link for link in links if not link.exists()]
     for link, target in zip(links, packs.values(), strict=True):
         link_folder(link, target.resolve())
     with socket.socket() as probe:
@@ -258,7 +260,7 @@ def start_comfyui(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for link in links:
+        for link in own_links:
             unlink_folder(link)
 
 

@@ -7,9 +7,9 @@ from comfy_api.latest import io
 from ..trainer.config import DatasetConfig
 from ..trainer.errors import InputError
 from .comfy_bridge.folders import dataset_choices, dataset_folder
-from .comfy_bridge.pixels import to_image
 from .comfy_bridge.progress import report_progress
-from .widgets import CATEGORY, DATASET, hidden_value, widget
+from .dataset_outputs import dataset_outputs, dataset_values
+from .widgets import CATEGORY, hidden_value, widget
 
 # in the order in which they stand on the node; more may only be appended
 FIELDS = (
@@ -47,24 +47,7 @@ class LoadDataset(io.ComfyNode):
             "metadata.jsonl or .csv, kohya folders (10_cat), or plain pictures with one prompt.",
             hidden=[io.Hidden.unique_id],
             inputs=[folder, *(widget(DatasetConfig, name, name in ADVANCED) for name in FIELDS)],
-            outputs=[
-                DATASET.Output(
-                    "dataset",
-                    display_name="dataset",
-                    tooltip="Plug into Train SDXL LoRA, Class Images, Dataset Masks or Join Datasets.",
-                ),
-                io.Image.Output(
-                    "sheet",
-                    display_name="sheet",
-                    tooltip="The pictures as they will be cropped, with captions: look before training.",
-                ),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="Sizes, captions, everything left out and why, and the arithmetic of steps.",
-                ),
-                io.Int.Output("count", display_name="count", tooltip="Number of pictures in use."),
-            ],
+            outputs=dataset_outputs(),
         )
 
     @classmethod
@@ -75,9 +58,7 @@ class LoadDataset(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder: str, **fields: Any) -> io.NodeOutput:
-        from ..trainer.data.contact_sheet import dataset_sheet
         from ..trainer.data.dataset import load_dataset
-        from ..trainer.data.dataset_report import describe
 
         config = DatasetConfig(**fields)
         root = dataset_folder(folder)
@@ -88,5 +69,4 @@ class LoadDataset(io.ComfyNode):
         except InputError as error:
             # a workflow and its errors are shared; where the user keeps his files is not
             raise InputError(str(error).replace(str(root), folder)) from None
-        sheet = to_image(dataset_sheet(dataset))
-        return io.NodeOutput(dataset, sheet, describe(dataset), len(dataset.pictures))
+        return dataset_values(dataset)

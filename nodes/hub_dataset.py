@@ -8,9 +8,9 @@ from ..trainer.config import DatasetConfig
 from ..trainer.errors import InputError
 from ..trainer.settings.hub_config import HubConfig
 from .comfy_bridge.hub_folder import hub_datasets_folder, shown_hub_folder
-from .comfy_bridge.pixels import to_image
 from .comfy_bridge.progress import report_progress
-from .widgets import CATEGORY, DATASET, hidden_value, widget
+from .dataset_outputs import dataset_outputs, dataset_values
+from .widgets import CATEGORY, hidden_value, widget
 
 # in the order in which they stand on the node; more may only be appended
 HUB_FIELDS = (
@@ -39,24 +39,9 @@ class LoadHubDataset(io.ComfyNode):
             "under ComfyUI's input folder, when the node runs; after that no network is needed.",
             hidden=[io.Hidden.unique_id],
             inputs=[*hub_widgets, *own_widgets],
-            outputs=[
-                DATASET.Output(
-                    "dataset",
-                    display_name="dataset",
-                    tooltip="Plug into Train SDXL LoRA, Class Images, Dataset Masks or Join Datasets.",
-                ),
-                io.Image.Output(
-                    "sheet",
-                    display_name="sheet",
-                    tooltip="The pictures as they will be cropped, with captions: look before training.",
-                ),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="Where the pictures came from and lie now, sizes, and what was left out.",
-                ),
-                io.Int.Output("count", display_name="count", tooltip="Number of pictures in use."),
-            ],
+            outputs=dataset_outputs(
+                "Where the pictures came from and lie now, sizes, and what was left out."
+            ),
         )
 
     @classmethod
@@ -72,9 +57,7 @@ class LoadHubDataset(io.ComfyNode):
 
     @classmethod
     def execute(cls, **fields: Any) -> io.NodeOutput:
-        from ..trainer.data.contact_sheet import dataset_sheet
         from ..trainer.data.dataset import load_dataset
-        from ..trainer.data.dataset_report import describe
         from ..trainer.hub.hub_dataset import describe_hub_dataset, fetch_hub_dataset, hub_manifest
 
         hub_config, config = _configs(fields)
@@ -92,9 +75,7 @@ class LoadHubDataset(io.ComfyNode):
             # a workflow and its errors are shared; where the user keeps his files is not
             raise InputError(str(error).replace(str(place), shown_hub_folder(place))) from None
         assert manifest is not None
-        report = f"{describe_hub_dataset(manifest, shown_hub_folder(folder))}\n\n{describe(dataset)}"
-        sheet = to_image(dataset_sheet(dataset))
-        return io.NodeOutput(dataset, sheet, report, len(dataset.pictures))
+        return dataset_values(dataset, describe_hub_dataset(manifest, shown_hub_folder(folder)))
 
 
 def _configs(fields: dict[str, Any]) -> tuple[HubConfig, DatasetConfig]:

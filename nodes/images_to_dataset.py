@@ -7,9 +7,9 @@ import torch
 from comfy_api.latest import io
 
 from ..trainer.config import DatasetConfig
-from .comfy_bridge.pixels import to_image
 from .comfy_bridge.progress import report_progress
-from .widgets import CATEGORY, DATASET, hidden_value, widget
+from .dataset_outputs import dataset_outputs, dataset_values
+from .widgets import CATEGORY, hidden_value, widget
 
 # in the order in which they stand on the node; more may only be appended
 FIELDS = ("trigger", "resolution", "repeats", "crop", "flip", "upscale", "background", "bucket_step")
@@ -28,24 +28,7 @@ class ImagesToDataset(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             is_input_list=True,
             inputs=[*_sockets(), *(widget(DatasetConfig, name, name in ADVANCED) for name in FIELDS)],
-            outputs=[
-                DATASET.Output(
-                    "dataset",
-                    display_name="dataset",
-                    tooltip="Plug into Train SDXL LoRA, Class Images, Dataset Masks or Join Datasets.",
-                ),
-                io.Image.Output(
-                    "sheet",
-                    display_name="sheet",
-                    tooltip="The pictures as they will be cropped, with captions: look before training.",
-                ),
-                io.String.Output(
-                    "report",
-                    display_name="report",
-                    tooltip="Sizes, captions, everything left out and why, and the arithmetic of steps.",
-                ),
-                io.Int.Output("count", display_name="count", tooltip="Number of pictures in use."),
-            ],
+            outputs=dataset_outputs(),
         )
 
     @classmethod
@@ -56,8 +39,6 @@ class ImagesToDataset(io.ComfyNode):
         mask: Sequence[torch.Tensor | None] = (),
         **fields: list[Any],
     ) -> io.NodeOutput:
-        from ..trainer.data.contact_sheet import dataset_sheet
-        from ..trainer.data.dataset_report import describe
         from ..trainer.data.given_pictures import given_dataset
 
         # a node that takes lists gets its widgets as lists of one, too
@@ -69,8 +50,7 @@ class ImagesToDataset(io.ComfyNode):
             [one for one in mask or () if one is not None],
             report_progress("copying pictures", hidden_value(cls, "unique_id")),
         )
-        sheet = to_image(dataset_sheet(dataset))
-        return io.NodeOutput(dataset, sheet, describe(dataset), len(dataset.pictures))
+        return dataset_values(dataset)
 
 
 def _sockets() -> list[io.Input]:

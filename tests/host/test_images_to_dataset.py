@@ -101,6 +101,8 @@ def test_the_same_pictures_are_the_same_run_after_a_restart(
         changed["train"]["inputs"]["resume"] = "continue"
         ended = other.wait(other.queue(changed))
     assert ended["status"]["status_str"] == "error" and "dataset" in graphs.failure(ended)
+    # the first server still runs, and imports parts of the pack when they are needed
+    assert (base_directory / "custom_nodes" / "sdxl-trainer" / "__init__.py").is_file()
 
 
 @pytest.mark.parametrize(
