@@ -29,6 +29,12 @@ def conditions():
     return load("host_conditions", HERE / "conditions.py")
 
 
+@pytest.fixture(scope="session")
+def tiny_captioners():
+    """Captioning models of random weights: tests/trainer/captioning/tiny_captioners.py."""
+    return load("tiny_captioners", HERE.parent / "trainer" / "captioning" / "tiny_captioners.py")
+
+
 def load(name, path):
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)

@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 import gc
-import importlib.util
 import shutil
 import struct
 import threading
 import time
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,17 +20,13 @@ COUNT = 12
 
 
 @pytest.fixture(scope="session")
-def write_models():
+def write_models(tiny_captioners):
     """A function that writes all of MODELS into a folder."""
-    path = Path(__file__).resolve().parents[1] / "trainer" / "captioning" / "tiny_captioners.py"
-    spec = importlib.util.spec_from_file_location("tiny_captioners", path)
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
 
     def write(folder):
         for name, function in MODELS.items():
             (folder / name).mkdir(parents=True)
-            getattr(tiny, function)(folder / name)
+            getattr(tiny_captioners, function)(folder / name)
         return folder
 
     return write

@@ -1,9 +1,7 @@
 """The shipped workflows about pictures and captions, through POST /prompt of a real ComfyUI."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -27,14 +25,10 @@ def opened(server, graphs, pack_folder):
 
 
 @pytest.fixture
-def model(base_directory):
-    path = Path(__file__).resolve().parents[1] / "trainer" / "captioning" / "tiny_captioners.py"
-    spec = importlib.util.spec_from_file_location("tiny_captioners", path)
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
+def model(base_directory, tiny_captioners):
     folder = base_directory / "models" / "captioners" / MODEL
     folder.mkdir(parents=True)
-    tiny.write_tiny_blip(folder)
+    tiny_captioners.write_tiny_blip(folder)
     yield MODEL
     shutil.rmtree(folder)
 

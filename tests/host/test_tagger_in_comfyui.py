@@ -1,8 +1,6 @@
 """A WD tagger through Caption Images: timm beside ComfyUI's own torchvision."""
 
-import importlib.util
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -10,15 +8,11 @@ TAGGER = "tiny-tagger"
 
 
 @pytest.fixture
-def tagger(base_directory):
+def tagger(base_directory, tiny_captioners):
     """The tagger's folder name in models/captioners."""
-    path = Path(__file__).resolve().parents[1] / "trainer" / "captioning" / "tiny_captioners.py"
-    spec = importlib.util.spec_from_file_location("tiny_captioners", path)
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
     folder = base_directory / "models" / "captioners" / TAGGER
     folder.mkdir(parents=True)
-    tiny.write_tiny_tagger(folder)
+    tiny_captioners.write_tiny_tagger(folder)
     yield TAGGER
     shutil.rmtree(folder)
 

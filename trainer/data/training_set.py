@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from .captions import clean_caption
 from .folder import Note
 from .masks import latent_mask
 from .picture import Picture, Variant
-from .variant_pixels import cut_mask, cut_picture, open_mask, open_picture
+from .variant_pixels import as_pixels, cut_mask, cut_picture, open_mask, open_picture
 
 if TYPE_CHECKING:
     from ..settings.augment_config import AugmentConfig
@@ -125,8 +123,7 @@ class TrainingSet:
         Raises:
             InputError: the file is gone, or is not the one that was loaded.
         """
-        values = torch.from_numpy(np.array(self.crop_picture(variant), dtype=np.float32))
-        return (values / 127.5 - 1).permute(2, 0, 1).contiguous()
+        return as_pixels(self.crop_picture(variant))
 
     def load_mask(self, variant: Variant) -> Tensor | None:
         """The variant's mask (1, H/8, W/8), float32 from 0 (left out) to 1; None without a mask.

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ..errors import InputError
 from .augmentation import coloured, cut_turned
@@ -53,6 +56,12 @@ def cut_picture(image: Image.Image, variant: Variant) -> Image.Image:
     """
     image = _cut(image, variant, Image.Resampling.LANCZOS)
     return image if variant.augmentation is None else coloured(image, variant.augmentation)
+
+
+def as_pixels(image: Image.Image) -> Tensor:
+    """A picture of mode RGB as (3, H, W), float32 in [-1, 1]."""
+    values = torch.from_numpy(np.array(image, dtype=np.float32))
+    return (values / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
 def cut_mask(mask: Image.Image, variant: Variant) -> Image.Image:

@@ -6,6 +6,7 @@ graphics card beside the model. `B` batch, `H W` size of the latents.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ..config import SizeConditioning
 from ..data.batches import Draw
 from ..data.masks import LATENT_DOWNSCALE
 from ..data.training_set import TrainingSet, Variant
+from ..data.variant_pixels import as_pixels, cut_picture, open_picture
 from ..diffusion.conditioning import Batch, inference_time_ids, stack_time_ids
 from ..errors import InputError
 from ..events import Listener
@@ -219,27 +221,29 @@ def _encode_pictures(dataset: TrainingSet, encoding: Encoding) -> tuple[tuple[Te
                 listener.phase("encoding pictures", len(latents), len(every))
     if latents:
         listener.phase("encoding pictures", len(latents), len(every))
-    for place, variant in every.items():
-        if place in latents:
-            continue
-        encoding.check_stop()
-        latents[place] = _encode_alone(dataset, variant, encoding.model)
-        cache.keep("latents", keys[place], {"latents": latents[place]})
-        listener.phase("encoding pictures", len(latents), len(every))
+    missing = [place for place in every if place not in latents]
+    for picture, places in groupby(missing, key=lambda place: place[0]):
+        image = open_picture(dataset.pictures[picture])  # read once for all its variants
+        for place in places:
+            encoding.check_stop()
+            pixels = as_pixels(cut_picture(image, every[place]))
+            latents[place] = _encode_alone(pixels, encoding.model, dataset.pictures[picture].name)
+            cache.keep("latents", keys[place], {"latents": latents[place]})
+            listener.phase("encoding pictures", len(latents), len(every))
     return tuple(
         tuple(latents[picture, number] for number in range(len(variants)))
         for picture, variants in enumerate(dataset.variants)
     )
 
 
-def _encode_alone(dataset: TrainingSet, variant: Variant, model: TrainableModel) -> Tensor:
+def _encode_alone(pixels: Tensor, model: TrainableModel, name: str) -> Tensor:
     """Latents (4, H, W), float32 on the CPU; no other picture beside it has a say in their bits."""
-    encoded = model.encode_pixels(dataset.load_pixels(variant)[None].to(model.device))
+    encoded = model.encode_pixels(pixels[None].to(model.device))
     # clone: a tensor made in inference mode must not stay
     latents = encoded[0].detach().to("cpu", torch.float32).clone()
     if not bool(latents.isfinite().all()):
         raise InputError(
-            f"{dataset.pictures[variant.picture].name} came out of the VAE as NaN or infinite: take the "
+            f"{name} came out of the VAE as NaN or infinite: take the "
             "picture out, or use a VAE that works in half precision (sdxl-vae-fp16-fix)"
         )
     return latents
