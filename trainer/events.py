@@ -7,7 +7,30 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+Activity = Literal["measuring", "sampling", "saving", "paused", "training"]
+"""What a run does between its first and its last step."""
+
+Wish = Literal["finish", "sample", "save"]
+"""What may be asked of a running run: to end now as a success, to draw the previews, to save a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStart:
+    """What is known once a run has its name.
+
+    `step` is where this call goes on: 0 for a new run, `num_steps` or less for one that was finished before
+    and is only loaded. `folder` holds its metrics and samples, `prompts` are those of the previews, which are
+    drawn at `size`, (width, height) in pixels.
+    """
+
+    name: str
+    folder: Path
+    step: int
+    num_steps: int
+    prompts: Sequence[str]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +59,12 @@ class StepReport:
 class Listener(Protocol):
     """Whoever watches a run. Calls come from the training thread; `should_stop` must be cheap."""
 
+    def begin(self, start: RunStart) -> None:
+        """The run has its name and its folder; comes once, before pictures are encoded."""
+
+    def activity(self, name: Activity) -> None:
+        """What the run does from now on; a step says "training" by itself."""
+
     def phase(self, name: str, done: int, total: int) -> None:
         """`name` ("reading pictures", "encoding pictures", "encoding captions", ...): done of total."""
 
@@ -58,9 +87,27 @@ class Listener(Protocol):
         """Asked between steps and between pictures: True saves everything and cancels the run."""
         ...
 
+    def can_wish(self) -> bool:
+        """Whether somebody is there who may ask for something on the way; previews are made ready then."""
+        ...
+
+    def next_wish(self) -> Wish | None:
+        """The oldest wish that was not heard yet, asked between steps; hearing it takes it off."""
+        ...
+
+    def is_paused(self) -> bool:
+        """Asked between steps: True holds the run there, with all that it keeps on the device."""
+        ...
+
 
 class SilentListener:
     """Hears everything, says nothing, never stops: the base for listeners that care for one event."""
+
+    def begin(self, start: RunStart) -> None:
+        pass
+
+    def activity(self, name: Activity) -> None:
+        pass
 
     def phase(self, name: str, done: int, total: int) -> None:
         pass
@@ -81,4 +128,13 @@ class SilentListener:
         pass
 
     def should_stop(self) -> bool:
+        return False
+
+    def can_wish(self) -> bool:
+        return False
+
+    def next_wish(self) -> Wish | None:
+        return None
+
+    def is_paused(self) -> bool:
         return False

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..events import Listener, StepReport
+from ..events import Activity, Listener, RunStart, StepReport, Wish
 from .metrics_log import MetricsLog
 from .trackers import Trackers
 
@@ -18,6 +18,12 @@ class RunRecord:
     trackers: Trackers
     seconds: list[float] = field(default_factory=list)
     """Time of each step."""
+
+    def begin(self, start: RunStart) -> None:
+        self.listener.begin(start)
+
+    def activity(self, name: Activity) -> None:
+        self.listener.activity(name)
 
     def phase(self, name: str, done: int, total: int) -> None:
         self.listener.phase(name, done, total)
@@ -42,3 +48,12 @@ class RunRecord:
 
     def should_stop(self) -> bool:
         return self.listener.should_stop()
+
+    def can_wish(self) -> bool:
+        return self.listener.can_wish()
+
+    def next_wish(self) -> Wish | None:
+        return self.listener.next_wish()
+
+    def is_paused(self) -> bool:
+        return self.listener.is_paused()
