@@ -81,7 +81,7 @@ class Listener(Protocol):
         """Pictures drawn with the LoRA of `step` are on disk, one for each prompt; step 0 is the base."""
 
     def note(self, text: str) -> None:
-        """A sentence about the settings, before anything is trained: what has no effect, what is odd."""
+        """A sentence for the user: before training about the settings, on the way about what went wrong."""
 
     def should_stop(self) -> bool:
         """Asked between steps and between pictures: True saves everything and cancels the run."""

@@ -84,7 +84,9 @@ def run_watched(folder, dataset, changes, prediction_type="epsilon"):
             for path in (folder / part).rglob("*")
             if path.is_file()
         ),
-        "pictures": {path.name: digest(path.read_bytes()) for path in (folder / "runs").rglob("*.png")},
+        "pictures": {
+            path.name: digest(path.read_bytes()) for path in (folder / "runs").rglob("samples/*.png")
+        },
         "memory": re.findall(r"gradient checkpointing (\w+)", result.report),
     }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..config import TrainConfig
 from ..data.dataset import TrainingSet
 from ..files.lora_file import LoRAFile
+from .run_folder import REPORT_PAGE, REPORT_PICTURE
 from .validation import HeldOutLosses
 
 
@@ -57,3 +58,13 @@ class Result:
     @property
     def best_step(self) -> int:
         return self.held_out.best_step
+
+    @property
+    def report_page(self) -> Path:
+        """The report as one HTML page; not there where it could not be written."""
+        return self.samples_folder.parent / REPORT_PAGE
+
+    @property
+    def report_picture(self) -> Path:
+        """The report as one picture; not there where it could not be written."""
+        return self.samples_folder.parent / REPORT_PICTURE

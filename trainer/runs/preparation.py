@@ -12,9 +12,10 @@ from ..text.caption_checks import require_words, with_token
 from ..text.new_tokens import NewTokens
 from .checkpoint import tensors_digest
 from .combinations import check_combinations
+from .disk_checks import must_be_writable
 from .job import Job
 from .milestones import Milestones
-from .run_folder import RunFiles, must_be_writable
+from .run_folder import RunFiles
 from .run_identity import Identity, run_identity
 from .run_setup import RunPictures
 

@@ -57,13 +57,20 @@ class Previewer:
         self._prompts = preview_prompts(config, dataset)
         self._text = text
         self._encoded: Any = None
-        if text is None:
+        if text is not None:
+            text.draws_prompts(self._encode)
+        elif self.draws_unasked:
             self._encoded = model.encode_prompts(self._prompts, config.negative)
         else:
-            text.draws_prompts(self._encode)
+            self._encoded = self._encode()
         self._drew_before = False
         self.failures: list[str] = []
         """Sentences about pictures that could not be drawn."""
+
+    @property
+    def draws_unasked(self) -> bool:
+        """Whether the settings want pictures; else they are drawn for a wish alone, and may cost nothing."""
+        return self._config.preview_every > 0
 
     def start(self, step: int) -> None:
         """Remove the pictures of later steps, which a run that is taken up at `step` draws again.
@@ -71,7 +78,8 @@ class Previewer:
         Pictures of other prompts, sizes or samplers, as of an earlier run, go into a folder of their own.
         """
         if _drawings(self._folder) and self._drawn_with() != self._recipe():
-            self._put_aside()
+            with contextlib.nullcontext() if self.draws_unasked else contextlib.suppress(OSError):
+                self._put_aside()
         for path in _drawings(self._folder):
             if _step_of(path) > step:
                 with contextlib.suppress(OSError):
@@ -136,20 +144,22 @@ class Previewer:
         self._listener.preview(step, written)
         return written
 
-    def _encode(self, encoder: SDXLTextEncoder) -> Any:
+    def _encode(self, *encoder: SDXLTextEncoder) -> Any:
         """The prompts as the text encoders read them now, or why they cannot: told when they are drawn."""
         try:
-            return self._model.encode_prompts(self._prompts, self._config.negative, encoder)
+            return self._model.encode_prompts(self._prompts, self._config.negative, *encoder)
         except PREVIEW_ERRORS as error:
-            return error
+            return error.with_traceback(None)  # which would keep the text encoders' values for the whole run
 
     def _note(self, step: int, error: Exception) -> None:
         logger.warning("the preview of step %d failed", step, exc_info=error)
+        failure = (
+            f"the preview of step {step} could not be drawn ({type(error).__name__}: {error}); the training "
+            "is not touched by it"
+        )
+        self._listener.note(failure)
         if not self.failures:
-            self.failures.append(
-                f"the preview of step {step} could not be drawn ({type(error).__name__}: {error}); the "
-                "training is not touched by it"
-            )
+            self.failures.append(failure)
 
     def _paths(self, step: int) -> list[Path]:
         return [self._folder / f"step-{step:06d}-{n:02d}.png" for n in range(len(self._prompts))]

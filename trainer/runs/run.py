@@ -17,10 +17,11 @@ from ..data.changed_pictures import changed_note
 from ..encoding.encoded_cache import EncodedCache
 from ..encoding.encoded_dataset import Encoding
 from ..errors import CancelledError, InputError
-from ..events import Listener
-from ..files.metadata import FINGERPRINT_KEY, RunFacts, build_metadata, dataset_settings
+from ..events import Listener, RunStart
+from ..files.metadata import dataset_settings
 from ..loop import StopEarly, run_steps
 from ..memory_plan import free_bytes
+from ..report.write_report import write_report
 from ..sdxl.model import TrainableModel
 from ..training import Training
 from .between_steps import BetweenSteps, HeldOut
@@ -31,21 +32,23 @@ from .checkpoint import (
     load_newest_state,
     load_state,
 )
+from .disk_checks import must_be_writable
 from .hub import push_once
 from .job import Job, Result
 from .metrics_log import MetricsLog, logged_held_out_losses, logged_losses
 from .preparation import prepare
-from .previews import Previewer
+from .previews import Previewer, preview_prompts, preview_size
 from .result_files import require_same_files
+from .run_checks import checks_at_end, checks_of_reloaded
 from .run_folder import (
     RunFiles,
     choose_run,
     is_finished,
-    must_be_writable,
     record_run,
     written_as,
 )
 from .run_lock import lock_run
+from .run_metadata import run_metadata
 from .run_record import RunRecord
 from .run_report import RunOutcome, describe_run
 from .run_setup import PRECISIONS, RunPictures, assemble, encode_pictures
@@ -54,6 +57,7 @@ from .run_text import RunText, open_text
 from .run_writer import Course, RunWriter
 from .trackers import Trackers
 from .validation import HeldOutLosses
+from .wishes import Wishes
 
 __all__ = ["Job", "Result", "train"]
 
@@ -97,14 +101,15 @@ class _Run:
         files: RunFiles,
         course: Course,
     ) -> None:
-        self.job = job
+        self.config = replace(job.config, name=files.name)
+        self.job = replace(job, config=self.config)
         self.pictures = pictures
         self.model = model
         self.listener = listener
         self.files = files
         self.course = course
-        self.config = replace(job.config, name=files.name)
         self.notes: list[str] = []
+        self.checks: list[str] = []
 
     def is_written_as_asked(self) -> bool:
         """Whether the finished files have the form that is wanted now; else the last state gives it."""
@@ -121,13 +126,16 @@ class _Run:
         """The result of a run that was finished before."""
         outcome = RunOutcome.of(self.files, self.model.title, logged_held_out_losses(self.files.metrics))
         steps = written_as(self.files).steps or self.config.steps
+        self._tell_begin(steps)
         loss = _mean(logged_losses(self.files.metrics))
+        self.checks += checks_of_reloaded(self.files)
         return self._result(replace(outcome, steps=steps, final_loss=loss))
 
     def train(self) -> Result:
         config, model, pictures = self.config, self.model, self.pictures
         state = self._load_state()
         step = state.step if state else 0
+        self._tell_begin(step)
         cache = EncodedCache(self.job.cache_folder if config.run.cache_encoded else None, self.listener.note)
         encoding = Encoding(model, self.listener, lambda: self._stop_if_asked(step), cache)
         encoded = encode_pictures(pictures, config, encoding)
@@ -167,6 +175,18 @@ class _Run:
         self.notes += [*record.trackers.failures, *changed_note(self.job.dataset)]
         return self._result(outcome)
 
+    def _tell_begin(self, step: int) -> None:
+        config, trained = self.config.preview, self.pictures.trained
+        start = RunStart(
+            name=self.files.name,
+            folder=self.files.folder,
+            step=step,
+            num_steps=self.config.steps,
+            prompts=preview_prompts(config, trained),
+            size=preview_size(config, trained),
+        )
+        self.listener.begin(start)
+
     def _open_text(self, stack: contextlib.ExitStack) -> RunText:
         """The text encoders, if they learn; they are let go before the denoiser is."""
         own = stack.enter_context(contextlib.ExitStack())
@@ -198,7 +218,7 @@ class _Run:
         return RunRecord(self.listener, MetricsLog(self.files.metrics, step), trackers)
 
     def _previewer(self, step: int, record: RunRecord, text: RunText) -> Previewer | None:
-        if not self.course.milestones.preview_every:
+        if not (self.course.milestones.preview_every or self.listener.can_wish()):
             return None
         previewer = Previewer(
             self.model, self.config.preview, self.pictures.trained, self.files.samples, record, text.trained
@@ -225,15 +245,18 @@ class _Run:
         Args:
             training: at the step where this call begins.
             record: hears of it.
-            previewer: draws on the way, if wanted.
+            previewer: draws on the way, if wanted or if somebody may ask for it.
             held_out: what is measured, if anything.
             start: (N,) master weights of each part that starts from a LoRA.
         """
-        metadata = partial(self._metadata, training)
+        metadata = partial(
+            run_metadata, self.job, self.pictures.trained, self.model.title, self.course.fingerprint, training
+        )
         with RunWriter(self.files, self.course, training, metadata, record) as writer:
             writer.require_space()
             self._stop_if_asked(training.step)
-            between = BetweenSteps(training, self.course, writer, record, held_out, previewer)
+            wishes = Wishes(training, writer, record, previewer)
+            between = BetweenSteps(training, self.course, writer, record, wishes, held_out, previewer)
             with contextlib.suppress(StopEarly):
                 training.settle_text()  # as it had before anything was measured or drawn at this step
                 between.start()
@@ -242,36 +265,18 @@ class _Run:
             between.finish()
         self.notes += writer.failures
         require_same_files(self.files, training)
+        self.checks += checks_at_end(training, self.files)
         keep_newest_state(self.files.state)
         between.draw_last()
         if previewer is not None:
             self.notes += previewer.failures
 
-    def _metadata(self, training: Training) -> dict[str, str]:
-        schedule = training.denoiser.schedule
-        facts = RunFacts(
-            config=self.config,
-            dataset=self.pictures.trained,
-            model_title=self.model.title,
-            prediction_type=schedule.prediction_type,
-            zero_terminal_snr=schedule.ends_without_signal,
-            step=training.step,
-            started_at=0.0,
-            finished_at=0.0,
-            precision=PRECISIONS[training.denoiser.dtype],
-            gradient_checkpointing=self.config.run.gradient_checkpointing == "on",
-            extra=self.job.extra_metadata,
-        )
-        metadata = build_metadata(facts)
-        # The same settings give the same bytes, today and tomorrow; the file's own date tells when.
-        for key in ("ss_training_started_at", "ss_training_finished_at", "modelspec.date"):
-            metadata.pop(key, None)
-        return {**metadata, FINGERPRINT_KEY: self.course.fingerprint}
-
     def _result(self, outcome: RunOutcome) -> Result:
-        config, files = self.config, self.files
-        pushed = push_once(files, config, self.pictures.trained, outcome)
+        config, files, trained = self.config, self.files, self.pictures.trained
+        pushed = push_once(files, config, trained, outcome)
         outcome = replace(outcome, notes=[*self.notes, *pushed])
+        report = describe_run(outcome, config, trained)
+        report = "\n".join([report, *write_report(files, outcome, config, trained, report, self.checks)])
         return Result(
             lora_path=files.lora,
             name=files.name,
@@ -280,7 +285,7 @@ class _Run:
             resumed_from=outcome.resumed_from,
             final_loss=outcome.final_loss,
             trigger_words=self.job.dataset.trigger_words,
-            report=describe_run(outcome, config, self.pictures.trained),
+            report=report,
             samples_folder=files.samples,
             held_out=outcome.held_out,
             embeddings=tuple(files.embeddings_beside(files.lora)),

@@ -1,16 +1,13 @@
 """Where a run's files lie, which name it gets, and whether it was begun or finished before.
 
 `<loras>/<name>.safetensors` is the result, `<loras>/<name>-stepNNNNNN.safetensors` are the kept
-checkpoints; `<runs>/<name>/` holds config.json, metrics.jsonl, state/ and samples/. Nothing is ever
-overwritten that does not belong to the same run.
+checkpoints; `<runs>/<name>/` holds config.json, metrics.jsonl, state/, samples/ and the report.
+Nothing is ever overwritten that does not belong to the same run.
 """
 
 import glob
 import json
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from .checkpoint import list_states
 from .run_identity import Identity
 
 MAX_NUMBER = 999
+REPORT_PAGE, REPORT_PICTURE = "report.html", "report.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +91,21 @@ class RunFiles:
     @property
     def samples(self) -> Path:
         return self.folder / "samples"
+
+    @property
+    def report(self) -> Path:
+        """What the run did, as one page that needs nothing else."""
+        return self.folder / REPORT_PAGE
+
+    @property
+    def report_picture(self) -> Path:
+        """The same story as one tall picture."""
+        return self.folder / REPORT_PICTURE
+
+    @property
+    def asked(self) -> Path:
+        """Tells what was asked of the run on its way; not there where nothing was."""
+        return self.folder / "asked.json"
 
     @property
     def pushed(self) -> Path:
@@ -266,33 +279,3 @@ def record_run(files: RunFiles, config: TrainConfig, identity: Identity, picture
         indent=1,
     )
     write_atomically(files.config, lambda temporary: temporary.write_text(text, "utf-8"))
-
-
-@contextmanager
-def must_be_writable(folder: Path) -> Iterator[None]:
-    """Turns an OSError within into a sentence about the folder.
-
-    Raises:
-        InputError: in its place.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"the folder '{folder.name}' cannot be written to ({error.strerror or error}): check its "
-            "permissions and the free disk space"
-        ) from error
-
-
-def require_disk_space(folder: Path, num_bytes: int, what: str) -> None:
-    """Check that there is room before hours are spent.
-
-    Raises:
-        InputError: there is not; with both numbers.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise InputError(
-            f"the disk of '{folder.name}' has {free / 2**20:,.0f} MiB free, but {what} need "
-            f"{num_bytes / 2**20:,.0f} MiB: free some space, or lower keep_last or the rank"
-        )

@@ -46,6 +46,9 @@ class RunRecord:
         self.trackers.preview(step, pictures)
         self.listener.preview(step, pictures)
 
+    def note(self, text: str) -> None:
+        self.listener.note(text)
+
     def should_stop(self) -> bool:
         return self.listener.should_stop()
 

@@ -8,6 +8,7 @@ from ..config import TrainConfig
 from ..data.dataset import TrainingSet
 from ..settings.part_rates import Part, part_optimizer, part_window
 from ..text.new_tokens import NewTokens
+from .asked_for import AskedFor
 from .run_folder import RunFiles
 from .validation import HeldOutLosses
 
@@ -24,6 +25,8 @@ class RunOutcome:
     held_out: HeldOutLosses = field(default_factory=HeldOutLosses)
     steps: int = 0
     """Steps that the file was trained for, now or before."""
+    asked_end: int = 0
+    """The step at which the run was asked to end; 0 = nobody asked, or it is not known any more."""
     final_loss: float = math.nan
     notes: Sequence[str] = ()
     trained_steps: int = 0
@@ -46,6 +49,7 @@ class RunOutcome:
             kept_names=[path.name for _, path in files.kept_loras()],
             has_best_file=files.kept_lora(held_out.best_step).exists(),
             held_out=held_out,
+            asked_end=AskedFor(files).end,
             embedding_names=files.words_of(files.lora),
         )
 
@@ -64,10 +68,7 @@ def describe_run(outcome: RunOutcome, config: TrainConfig, dataset: TrainingSet)
     if outcome.num_skipped:
         lines.append(f"{outcome.num_skipped} steps were skipped because their gradient was not finite")
     if 0 < outcome.steps < config.steps:
-        lines.append(
-            f"ended at step {outcome.steps} of {config.steps}: the held-out loss had not fallen for "
-            f"{config.validation.early_stop_patience} measurements (early_stop_patience)"
-        )
+        lines.append(f"ended at step {outcome.steps} of {config.steps}{_why_ended(outcome, config)}")
     lines += filter(None, [outcome.held_out.describe(outcome.has_best_file)])
     lines += outcome.notes
     lines.append(f"file {outcome.file_name}")
@@ -128,6 +129,14 @@ def _text(config: TrainConfig) -> list[str]:
 def _course(config: TrainConfig, part: Part) -> str:
     optimizer, (first, end) = part_optimizer(config, part), part_window(config, part)
     return f"{optimizer.optimizer}, learning rate {optimizer.learning_rate:g}, steps {first + 1} to {end}"
+
+
+def _why_ended(outcome: RunOutcome, config: TrainConfig) -> str:
+    patience, held_out = config.validation.early_stop_patience, outcome.held_out
+    is_unknown = patience > 0 and held_out.last_step < 0  # the log is gone
+    if outcome.asked_end != outcome.steps and (is_unknown or held_out.has_lost_patience(patience)):
+        return f": the held-out loss had not fallen for {patience} measurements (early_stop_patience)"
+    return " because it was asked to"
 
 
 def _what_was_done(outcome: RunOutcome) -> str:

@@ -15,10 +15,12 @@ from safetensors import SafetensorError
 from ..errors import InputError
 from ..events import Listener
 from ..training import Training
+from .asked_for import AskedFor
 from .checkpoint import KEPT_STATES, save_state
+from .disk_checks import require_disk_space
 from .milestones import Milestones
 from .result_files import write_result
-from .run_folder import RunFiles, require_disk_space
+from .run_folder import RunFiles
 from .run_state import state_of
 from .validation import HeldOutLosses
 
@@ -61,6 +63,8 @@ class RunWriter:
         self._training = training
         self._metadata = metadata
         self._listener = listener
+        self.asked = AskedFor(files)
+        """What was asked of the run on its way, now or before it was taken up."""
         best = course.losses.best_step
         self._best_alone = 0 if course.milestones.saves_at(best) else best
         """The step of a file that is there only because it was the best."""
@@ -113,6 +117,21 @@ class RunWriter:
         if path is not None:
             self._listener.checkpoint(self._training.step, path)
 
+    def save_as_asked(self) -> None:
+        """The checkpoint of now, which stays until the user removes it; when the disk is full, none."""
+        step, there = self._training.step, self._files.kept_lora(self._training.step)
+        is_there = self.saved_step == step and there.exists()
+
+        def save() -> Path:
+            self.asked.keep(step)
+            return there if is_there else self.save()
+
+        path = self._try(save)
+        if path is None:
+            self.asked.forget(step)
+        elif not is_there:
+            self._listener.checkpoint(step, path)
+
     def save_best_or_carry_on(self) -> None:
         """The LoRA that measures best so far, without a state; the former best goes."""
 
@@ -147,36 +166,41 @@ class RunWriter:
         try:
             return save()
         except WRITE_ERRORS as error:
-            self.failures.append(
-                f"the checkpoint of step {self._training.step} could not be written: {error}"
-            )
-            logger.warning(self.failures[-1])
-            return None
+            failure = f"the checkpoint of step {self._training.step} could not be written: {error}"
+        self.failures.append(failure)
+        logger.warning(failure)
+        self._listener.note(failure)
+        return None
 
     def _prune(self, last_step: int) -> None:
         """Remove what is too old, and a checkpoint of the final step: it is the final file already."""
         self._remove_former_best()
-        config, best = self._training.config, self._course.losses.best_step
-        kept = [(step, path) for step, path in self._files.kept_loras() if step <= self.saved_step]
-        within = [
-            path
-            for step, path in kept
-            if step <= last_step and not (config.validation.keep_best and step == best)
+        keep_last = self._training.config.run.keep_last
+        kept = [
+            (step, path)
+            for step, path in self._files.kept_loras()
+            if step <= self.saved_step and step not in self.asked.checkpoints
         ]
-        old = within[: -config.run.keep_last] if config.run.keep_last else []
+        within = [path for step, path in kept if step <= last_step and step != self._best_kept]
+        old = within[:-keep_last] if keep_last else []
         for path in [*old, *(path for step, path in kept if step > last_step)]:
             self._remove(path)
 
+    @property
+    def _best_kept(self) -> int:
+        """The step whose checkpoint stays because it measures best; 0 = none."""
+        return self._course.losses.best_step if self._training.config.validation.keep_best else 0
+
     def _remove_former_best(self) -> None:
-        if self._best_alone not in (0, self._course.losses.best_step):
+        if self._best_alone in (0, self._course.losses.best_step):
+            return
+        if self._best_alone not in self.asked.checkpoints:
             self._remove(self._files.kept_lora(self._best_alone))
-            self._best_alone = 0
+        self._best_alone = 0
 
     def _spared_states(self) -> set[int]:
-        """Steps whose state stays beside the newest two: that of the best, and the one that was asked for."""
-        config = self._training.config
-        best = self._course.losses.best_step if config.validation.keep_best else 0
-        return {best, config.run.resume_from_step}
+        """Steps whose state stays beside the newest two: the best, those asked for, where it was to go on."""
+        return {self._best_kept, self._training.config.run.resume_from_step, *self.asked.checkpoints}
 
     def _remove(self, lora: Path) -> None:
         """A kept LoRA and the words that belong to it."""

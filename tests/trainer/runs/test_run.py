@@ -17,7 +17,8 @@ def test_a_run_leaves_its_files_and_says_what_it_did(tiny_run, tmp_path):
     result = tiny_run.run_tiny(tmp_path, listener, run={"save_every": 2})
     assert names(tmp_path) == ["cat-step000002.safetensors", "cat-step000004.safetensors", "cat.safetensors"]
     folder = tmp_path / "runs" / "cat"
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "lock", "metrics.jsonl", "state"]
+    written = ["config.json", "lock", "metrics.jsonl", "report.html", "report.png", "state"]
+    assert sorted(path.name for path in folder.iterdir()) == written
     assert json.loads((folder / "config.json").read_text())["settings"]["lora"]["rank"] == 2
     assert listener.files == [
         (2, "cat-step000002.safetensors"),

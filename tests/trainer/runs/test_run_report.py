@@ -63,6 +63,28 @@ def test_an_early_end_and_the_best_step_are_told(tiny_run, tmp_path):
     assert "try checkpoint_step 2 in Apply LoRA" in report
 
 
+def test_why_a_run_ended_is_told_from_what_was_asked_and_from_what_was_measured(tiny_run, tmp_path):
+    dataset = tiny_run.tiny_dataset(tmp_path)
+
+    def ending(patience=0, asked_end=0, **losses):
+        outcome = replace(OUTCOME, steps=4, held_out=HeldOutLosses(**losses), asked_end=asked_end)
+        config = tiny_run.tiny_config(
+            validation={"validation_share": 0.2 if patience else 0.0, "early_stop_patience": patience}
+        )
+        lines = describe_run(outcome, config, dataset).splitlines()
+        (line,) = [line for line in lines if line.startswith("ended at")]
+        return line.removeprefix("ended at step 4 of 6")
+
+    asked, gave_up = " because it was asked to", ": the held-out loss had not fallen for 2 measurements"
+    lost = {"last_step": 4, "since_best": 2}
+    assert ending() == ending(asked_end=4) == asked
+    assert ending(2, **lost).startswith(gave_up)
+    assert ending(2, asked_end=4, **lost) == asked  # the measurement of the end cost the patience
+    assert ending(2, asked_end=3, **lost).startswith(gave_up)
+    assert ending(2, last_step=4, since_best=1) == asked
+    assert ending(2).startswith(gave_up)  # its log is gone
+
+
 def test_kind_optimizer_and_the_rate_that_0_stands_for_are_told(tiny_run, tmp_path):
     config = tiny_run.tiny_config(
         lora={"adapter": "dora"}, optimizer={"optimizer": "lion", "learning_rate": 0.0}
