@@ -261,10 +261,23 @@ def pivotal_outputs() -> list[io.Output]:
         tooltip="Name of the file of new tokens: what other nodes' prompts write after embedding: instead "
         "of the word. Several: a name for each word; write embedding: before each.",
     )
-    return [*train_outputs("CLIP that knows the word, with the LoRA applied."), embedding]
+    return [*_outputs("CLIP that knows the word, with the LoRA applied."), embedding, _report_picture()]
 
 
-def train_outputs(clip: str = "CLIP with the LoRA applied.") -> list[io.Output]:
+def train_outputs() -> list[io.Output]:
+    return [*_outputs("CLIP with the LoRA applied."), _report_picture()]
+
+
+def _report_picture() -> io.Output:
+    return io.Image.Output(
+        "report_picture",
+        display_name="report_picture",
+        tooltip="The report as one tall picture: previews over time, loss, pictures, checks; the page "
+        "report.html in the folder of the run tells more.",
+    )
+
+
+def _outputs(clip: str) -> list[io.Output]:
     return [
         io.Model.Output("trained_model", display_name="model", tooltip="The model with the LoRA applied."),
         io.Clip.Output("trained_clip", display_name="clip", tooltip=clip),

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return listener.end(f"error: {error}", 1)
     except (CancelledError, KeyboardInterrupt) as stopped:
         return listener.end(f"{stopped or 'stopped'}; run the same command again to go on", INTERRUPTED)
-    written = ", ".join(map(str, (result.lora_path, *result.embeddings)))
+    page = [result.report_page] if result.report_page.exists() else []
+    written = ", ".join(map(str, (result.lora_path, *result.embeddings, *page)))
     return listener.end(f"{result.report}\nwrote {written}", 0)
 
 

@@ -33,6 +33,9 @@ def test_trains_on_the_stand_in_and_draws_the_sheet(command, arguments, tmp_path
     said = capsys.readouterr().out
     assert "rank 2 (node)" in said
     assert "trained 2 steps" in said
+    page = tmp_path / "out" / "sdxl_trainer" / "zyx" / "report.html"
+    assert page.exists()
+    assert said.rstrip().endswith(f", {page}")
 
 
 def test_bad_input_is_one_sentence_and_status_1(command, arguments, capsys):

@@ -113,7 +113,7 @@ def dataset_sheet(
         flags=[", ".join((flags or {}).get(index, ())) for index in shown],
     )
     return contact_sheet(
-        [_fit(_shown(dataset, index), style.tile, style.tile_height) for index in shown],
+        [_fit(as_cropped(dataset, index), style.tile, style.tile_height) for index in shown],
         [dataset.pictures[index].shown_captions[0] or "(no caption)" for index in shown],
         columns,
         style,
@@ -134,7 +134,12 @@ def _chosen(total: int, most: int, flagged: Sequence[int]) -> list[int]:
     return first + [others[place] for place in _evenly(len(others), most - len(first))]
 
 
-def _shown(dataset: TrainingSet, index: int) -> Image.Image:
+def as_cropped(dataset: TrainingSet, index: int) -> Image.Image:
+    """A picture as it is cropped, mode RGB; what a mask leaves out is pale and without colour.
+
+    Raises:
+        InputError: the file is gone or has changed.
+    """
     variant = dataset.variants[index][0]
     image, mask = dataset.crop_picture(variant), dataset.crop_mask(variant)
     if mask is None:

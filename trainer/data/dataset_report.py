@@ -31,6 +31,12 @@ def describe(dataset: TrainingSet, batch_size: int = 1) -> str:
     return "\n\n".join("\n".join(lines) for lines in paragraphs if lines)
 
 
+def describe_epoch(dataset: TrainingSet) -> str:
+    """An epoch in one line: "3 pictures x 2 repeats = 6 samples an epoch; at batch 1: 6 steps an epoch"."""
+    samples, steps = _count(dataset.num_samples, "sample"), _count(dataset.batches_per_epoch(1), "step")
+    return f"{' + '.join(_terms(dataset))} = {samples} an epoch; at batch 1: {steps} an epoch"
+
+
 def _count(number: int, word: str) -> str:
     plural = word + ("es" if word.endswith("h") else "s")
     return f"{number:,} {word if number == 1 else plural}"
@@ -82,11 +88,15 @@ def _shorten(text: str, most: int = 120) -> str:
     return text if len(text) <= most else text[: most - 3].rstrip() + "..."
 
 
-def _arithmetic(dataset: TrainingSet, batch_size: int) -> list[str]:
+def _terms(dataset: TrainingSet) -> list[str]:
     groups = Counter(picture.repeats for picture in dataset.pictures)
-    terms = [
+    return [
         f"{_count(number, 'picture')} x {_count(times, 'repeat')}" for times, number in sorted(groups.items())
     ]
+
+
+def _arithmetic(dataset: TrainingSet, batch_size: int) -> list[str]:
+    terms = _terms(dataset)
     batches = dataset.batches_per_epoch(batch_size)
     plain = math.ceil(dataset.num_samples / batch_size)
     if len(terms) == 1:

@@ -31,9 +31,20 @@ from ..data.dataset_sets import with_repeats
 from ..errors import InputError
 from .recipes import PRESETS, Preset
 from .step_count import count_steps
-from .value_words import is_always_shown, value_line
+from .value_words import ChosenValue, Origin, chosen_value, is_always_shown
 
-__all__ = ["PRESETS", "Preset", "Settings", "Widgets", "explain", "find_preset", "prepared", "resolve"]
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "Settings",
+    "Widgets",
+    "chosen_values",
+    "explain",
+    "find_preset",
+    "prepared",
+    "preset_notes",
+    "resolve",
+]
 
 _TITLES = {"lora": "LoRA", "text_encoder": "text encoder"}
 
@@ -102,6 +113,13 @@ def resolve(preset: str, widgets: Widgets, settings: Settings, dataset: Training
         InputError: a value is out of its range, the preset is unknown, or the dataset is too small to
             hold a part out.
     """
+    config = _of_one_step(preset, widgets, settings)
+    steps, _ = count_steps(find_preset(preset), widgets.steps, widgets.epochs, config, dataset)
+    return replace(config, steps=steps)
+
+
+def _of_one_step(preset: str, widgets: Widgets, settings: Settings) -> TrainConfig:
+    """The settings of a run whose length is not known yet."""
     recipe = find_preset(preset)
     _require_one_token(widgets, settings)
     sections: dict[str, Any] = {}
@@ -115,7 +133,7 @@ def resolve(preset: str, widgets: Widgets, settings: Settings, dataset: Training
         sections["text_encoder"] = replace(recipe.text_encoder, **usual)
     for section, field, value in _set_widgets(widgets):
         sections[section] = replace(sections[section], **{field: value})
-    config = TrainConfig(
+    return TrainConfig(
         name=widgets.name,
         steps=1,
         batch_size=widgets.batch_size or recipe.batch_size,
@@ -123,7 +141,6 @@ def resolve(preset: str, widgets: Widgets, settings: Settings, dataset: Training
         resume=widgets.resume,
         **sections,
     )
-    return replace(config, steps=count_steps(recipe, widgets.steps, widgets.epochs, config, dataset)[0])
 
 
 def prepared(preset: str, dataset: TrainingSet) -> TrainingSet:
@@ -143,28 +160,52 @@ def explain(preset: str, widgets: Widgets, settings: Settings, dataset: Training
     Values at their defaults are left out but for the few everybody looks for. Then the arithmetic of the
     steps, and what else the preset asks for.
     """
-    recipe = find_preset(preset)
-    config = resolve(preset, widgets, settings, dataset)
-    from_node = {(section, field) for section, field, _ in _set_widgets(widgets)}
-    lines = []
+    values = chosen_values(preset, widgets, settings, dataset)
+    return [*map(str, values), *preset_notes(preset, widgets, settings)]
+
+
+def chosen_values(
+    preset: str, widgets: Widgets, settings: Settings, dataset: TrainingSet | None
+) -> list[ChosenValue]:
+    """The values of `explain`, the steps last; without a dataset the steps as the preset puts them.
+
+    Raises:
+        InputError: see `resolve`.
+    """
+    if dataset is None:
+        config = _of_one_step(preset, widgets, settings)
+    else:
+        config = resolve(preset, widgets, settings, dataset)
+    from_preset, from_node = Origin(f"preset {preset}", "preset"), Origin("node", "widget")
+    of_widgets = {(section, field) for section, field, _ in _set_widgets(widgets)}
+    values = []
     for name, kind in SECTIONS.items():
-        section = getattr(config, name)
-        origin = (
-            f"preset {preset}" if getattr(settings, name) is None else f"{_TITLES.get(name, name)} settings"
-        )
+        section, origin = getattr(config, name), from_preset
+        if getattr(settings, name) is not None:
+            origin = Origin(f"{_TITLES.get(name, name)} settings", "settings")
         for field in dataclasses.fields(kind):
             value = getattr(section, field.name)
             if is_always_shown(config, name, field.name) or value != field.default:
-                where = "node" if (name, field.name) in from_node else origin
-                lines.append(value_line(config, name, field.name, where))
+                where = from_node if (name, field.name) in of_widgets else origin
+                values.append(chosen_value(config, name, field.name, where, dataset is not None))
     if config.batch_size > 1 or widgets.batch_size:
-        lines.append(
-            f"batch size {config.batch_size} ({'node' if widgets.batch_size else f'preset {preset}'})"
-        )
-    steps, arithmetic = count_steps(recipe, widgets.steps, widgets.epochs, config, dataset)
-    origin = "node" if widgets.steps or widgets.epochs else f"preset {preset}"
-    lines.append(f"steps {steps} ({origin}{': ' if arithmetic else ''}{arithmetic})")
-    return [*lines, *_preset_notes(preset, recipe, config)]
+        where = from_node if widgets.batch_size else from_preset
+        values.append(ChosenValue("batch_size", "batch size", str(config.batch_size), where))
+    where = from_node if widgets.steps or widgets.epochs else from_preset
+    return [*values, _chosen_length(find_preset(preset), widgets, config, dataset, where)]
+
+
+def _chosen_length(
+    recipe: Preset, widgets: Widgets, config: TrainConfig, dataset: TrainingSet | None, origin: Origin
+) -> ChosenValue:
+    if dataset is not None:
+        steps, arithmetic = count_steps(recipe, widgets.steps, widgets.epochs, config, dataset)
+        return ChosenValue("steps", "steps", str(steps), origin, arithmetic)
+    if widgets.steps:
+        return ChosenValue("steps", "steps", str(widgets.steps), origin)
+    if widgets.epochs:
+        return ChosenValue("epochs", "epochs", str(widgets.epochs), origin)
+    return ChosenValue("length", "length", recipe.length.summary, origin)
 
 
 def _require_one_token(widgets: Widgets, settings: Settings) -> None:
@@ -197,16 +238,22 @@ def _set_widgets(widgets: Widgets) -> list[tuple[str, str, Any]]:
     return [candidate for candidate in candidates if candidate[2]]
 
 
-def _preset_notes(name: str, recipe: Preset, config: TrainConfig) -> list[str]:
-    notes = [f"preset {name}: {recipe.note}"] if recipe.note else []
+def preset_notes(preset: str, widgets: Widgets, settings: Settings) -> list[str]:
+    """What else a preset asks for, a sentence each.
+
+    Raises:
+        InputError: see `resolve`.
+    """
+    recipe, config = find_preset(preset), _of_one_step(preset, widgets, settings)
+    notes = [f"preset {preset}: {recipe.note}"] if recipe.note else []
     if recipe.pivotal != PivotalConfig() and not config.pivotal.is_on:
         notes.append(
-            f"preset {name} teaches the text encoders a word first, and none is set: use the node Pivotal "
+            f"preset {preset} teaches the text encoders a word first, and none is set: use the node Pivotal "
             "Tuning, or --token TOK, with that word in the captions"
         )
     if recipe.needs and find_spec(recipe.needs) is None:
         notes.append(
-            f"preset {name} needs the package {recipe.needs}, which is not installed: pip install "
+            f"preset {preset} needs the package {recipe.needs}, which is not installed: pip install "
             f"{recipe.needs}, or choose another preset or optimizer"
         )
     return notes

@@ -1,6 +1,7 @@
-"""One setting of a run as it reads in a report: its name, the value that acts, where it came from."""
+"""One setting of a run as people read it: its name, the value that acts, where it came from."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from ..config import TrainConfig
 from ..optimization.optimizer_kinds import PRODIGY_KINDS
@@ -28,6 +29,31 @@ _ALWAYS_SHOWN = {
 _SHOWN_WITH_TOKENS = ("new_tokens", "ti_fraction", "learning_rate")
 _LONGEST_TEXT = 60
 
+OriginKind = Literal["preset", "settings", "widget", "usual"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value comes from, in words and as one of four kinds; "usual" follows from other values."""
+
+    words: str
+    kind: OriginKind
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenValue:
+    """One value of a run in words; `place` is "section.field" or a name, `detail` says how it was counted."""
+
+    place: str
+    setting: str
+    value: str
+    origin: Origin
+    detail: str = ""
+
+    def __str__(self) -> str:
+        detail = f": {self.detail}" if self.detail else ""
+        return f"{self.setting} {self.value} ({self.origin.words}{detail})"
+
 
 def is_always_shown(config: TrainConfig, section: str, field: str) -> bool:
     """Whether a report names a setting even where it is at its default: the few everybody looks for."""
@@ -38,15 +64,22 @@ def is_always_shown(config: TrainConfig, section: str, field: str) -> bool:
     return field in _ALWAYS_SHOWN.get(section, ())
 
 
-def value_line(config: TrainConfig, section: str, field: str, origin: str) -> str:
-    """One value in words, "CLIP-L rate 5e-05 (half of the UNet's)"; `origin` counts where it is not 0."""
+def chosen_value(
+    config: TrainConfig, section: str, field: str, origin: Origin, is_length_known: bool = True
+) -> ChosenValue:
+    """One value in words, "CLIP-L rate 5e-05 (half of the UNet's)"; `origin` counts where it is not 0.
+
+    A share of the run is told in steps too where `config.steps` is the run's.
+    """
     value, usual = _value_and_usual(config, section, field)
-    origin = usual if usual and not getattr(getattr(config, section), field) else origin
+    if usual and not getattr(getattr(config, section), field):
+        origin = Origin(usual, "usual")
     plain = field.replace("_", " ")
     words = _WORDS.get((section, field), plain)
     if section == "preview" and not plain.startswith("preview"):
         words = f"preview {plain}"
-    return f"{words} {_text(value)}{_steps(config, field)} ({origin})"
+    steps = _steps(config, field) if is_length_known else ""
+    return ChosenValue(f"{section}.{field}", words, f"{_text(value)}{steps}", origin)
 
 
 def _value_and_usual(config: TrainConfig, section: str, field: str) -> tuple[Any, str]:

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 from sdxl_trainer.trainer.config import DatasetConfig
 from sdxl_trainer.trainer.data.dataset import load_dataset
-from sdxl_trainer.trainer.data.dataset_report import describe
+from sdxl_trainer.trainer.data.dataset_report import describe, describe_epoch
 from sdxl_trainer.trainer.data.dataset_sets import join_datasets, with_class_images, with_masks
 
 
@@ -22,6 +22,15 @@ def test_the_arithmetic_reads_as_people_write_it(tmp_path):
     text = report(fill(tmp_path / "a", 10), 4, repeats=20)
     assert "10 pictures x 20 repeats / batch 4 = 50 steps an epoch." in text
     assert "one by one" not in text
+
+
+def test_an_epoch_fits_into_one_line(tmp_path):
+    fill(tmp_path / "a" / "3_cat", 2)
+    fill(tmp_path / "a", 1, first=7)
+    line = describe_epoch(load_dataset(tmp_path / "a", DatasetConfig(resolution=128)))
+    assert line == (
+        "1 picture x 1 repeat + 2 pictures x 3 repeats = 7 samples an epoch; at batch 1: 7 steps an epoch"
+    )
 
 
 def test_buckets_that_do_not_divide_are_counted_one_by_one(tmp_path):

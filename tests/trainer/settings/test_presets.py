@@ -26,6 +26,7 @@ from sdxl_trainer.trainer.settings.presets import (
     PRESETS,
     Settings,
     Widgets,
+    chosen_values,
     explain,
     find_preset,
     prepared,
@@ -403,3 +404,16 @@ def test_the_same_words_twice_or_in_one_place_are_right(own, plugged):
     settings = Settings(pivotal=PivotalConfig(token=plugged))
     config = resolved("person", pictures(10), settings, token=own)
     assert config.pivotal.token == (own or plugged)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_without_a_dataset_the_same_values_are_told_but_the_length(preset):
+    settings, widgets = Settings(validation=ValidationConfig(validation_share=0.1)), Widgets(name="x", rank=3)
+    told = chosen_values(preset, widgets, settings, None)
+    known = chosen_values(preset, widgets, settings, pictures(10))
+    assert told[:-1] == known[:-1]
+    assert told[-1].value == PRESETS[preset].length.summary
+    kinds = {value.place: value.origin.kind for value in told}
+    assert kinds["lora.rank"] == "widget"
+    assert kinds["validation.validation_share"] == "settings"
+    assert kinds["length"] == "preset"
