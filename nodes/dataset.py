@@ -5,10 +5,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.config import DatasetConfig
-from ..trainer.errors import InputError
 from .comfy_bridge.folders import dataset_choices, dataset_folder
 from .comfy_bridge.progress import report_progress
 from .dataset_outputs import dataset_outputs, dataset_values
+from .shown_folder import shown_as
 from .widgets import CATEGORY, hidden_value, widget
 
 # in the order in which they stand on the node; more may only be appended
@@ -62,11 +62,6 @@ class LoadDataset(io.ComfyNode):
 
         config = DatasetConfig(**fields)
         root = dataset_folder(folder)
-        try:
-            dataset = load_dataset(
-                root, config, report_progress("reading pictures", hidden_value(cls, "unique_id"))
-            )
-        except InputError as error:
-            # a workflow and its errors are shared; where the user keeps his files is not
-            raise InputError(str(error).replace(str(root), folder)) from None
-        return dataset_values(dataset)
+        progress = report_progress("reading pictures", hidden_value(cls, "unique_id"))
+        with shown_as(root, folder):
+            return dataset_values(load_dataset(root, config, progress))

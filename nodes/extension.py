@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .apply import ApplyLoRA
 from .augment_dataset import AugmentDataset
 from .average import AverageLoRAs
+from .browser.registration import register_routes
 from .caption_images import CaptionImages
 from .caption_variants import CaptionVariants
 from .captioner_settings import CaptionerSettings
@@ -71,4 +72,6 @@ NODES: list[type[io.ComfyNode]] = [
 
 class SDXLTrainerExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # in on_load, whose place this would be, nothing happens in ComfyUI 0.3.64: it is never called
+        register_routes()
         return NODES

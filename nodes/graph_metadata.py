@@ -19,6 +19,13 @@ def graph_metadata(prompt: Any, extra_pnginfo: Any) -> dict[str, str]:
     return {name: json.dumps(graph, ensure_ascii=False) for name, graph in entries.items() if graph}
 
 
+def workflow_id(extra_pnginfo: Any) -> str:
+    """By which the canvas knows its graph; empty where it is not told, as for a prompt of the API."""
+    workflow = (extra_pnginfo or {}).get("workflow")
+    found = workflow.get("id") if isinstance(workflow, dict) else None
+    return found if isinstance(found, str) else ""
+
+
 def checkpoint_title(prompt: Any, node_id: str | None) -> str:
     """File name of the checkpoint that reaches the `model` input of a node, or "" if no loader tells.
 

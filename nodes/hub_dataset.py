@@ -5,11 +5,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer.config import DatasetConfig
-from ..trainer.errors import InputError
 from ..trainer.settings.hub_config import HubConfig
 from .comfy_bridge.hub_folder import hub_datasets_folder, shown_hub_folder
 from .comfy_bridge.progress import report_progress
 from .dataset_outputs import dataset_outputs, dataset_values
+from .shown_folder import shown_as
 from .widgets import CATEGORY, hidden_value, widget
 
 # in the order in which they stand on the node; more may only be appended
@@ -62,7 +62,7 @@ class LoadHubDataset(io.ComfyNode):
 
         hub_config, config = _configs(fields)
         place, node_id = hub_datasets_folder(), hidden_value(cls, "unique_id")
-        try:
+        with shown_as(place, shown_hub_folder(place)):
             folder = fetch_hub_dataset(
                 hub_config,
                 place,
@@ -71,9 +71,6 @@ class LoadHubDataset(io.ComfyNode):
             )
             dataset = load_dataset(folder, config, report_progress("reading pictures", node_id))
             manifest = hub_manifest(folder)
-        except InputError as error:
-            # a workflow and its errors are shared; where the user keeps his files is not
-            raise InputError(str(error).replace(str(place), shown_hub_folder(place))) from None
         assert manifest is not None
         return dataset_values(dataset, describe_hub_dataset(manifest, shown_hub_folder(folder)))
 

@@ -1,6 +1,8 @@
 """What both training nodes do with their inputs: settings, a run, the LoRA on MODEL and CLIP, samples."""
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,14 +10,19 @@ from comfy_api.latest import io, ui
 
 from ..trainer.config import SECTIONS, TrainConfig
 from ..trainer.errors import CancelledError
+from .browser.live_run import LiveRun, RunEnd, RunPlace
+from .browser.live_runs import RUNS
+from .comfy_bridge.device_memory import memory_reader
 from .comfy_bridge.folders import embeddings_folder, lora_file, lora_name, loras_folder, run_folder
 from .comfy_bridge.host_model import HostModel
 from .comfy_bridge.lora_patches import apply_lora, check_keys
 from .comfy_bridge.new_words import clip_with_words
 from .comfy_bridge.preview import require_sampler, sample_preview
-from .comfy_bridge.progress import HostListener
-from .graph_metadata import checkpoint_title, graph_metadata
+from .comfy_bridge.run_listener import RunListener, told_how_it_ends
+from .comfy_bridge.server import prompt_id
+from .graph_metadata import checkpoint_title, graph_metadata, workflow_id
 from .lora_model import TrainedLoRA, read_tensors
+from .report_picture import report_image
 from .widgets import hidden_value
 
 if TYPE_CHECKING:
@@ -37,6 +44,16 @@ class TrainingNode(io.ComfyNode):
     def execute(
         cls, model: Any, clip: Any, vae: Any, dataset: Any, preset: str, **fields: Any
     ) -> io.NodeOutput:
+        node = str(hidden_value(cls, "unique_id") or "")
+        workflow = workflow_id(hidden_value(cls, "extra_pnginfo"))
+        run = RUNS.open(RunPlace(node, workflow, prompt_id()), _kept_files)
+        with told_how_it_ends(run):
+            return cls._execute(run, model, clip, vae, dataset, preset, fields)
+
+    @classmethod
+    def _execute(
+        cls, run: LiveRun, model: Any, clip: Any, vae: Any, dataset: Any, preset: str, fields: dict[str, Any]
+    ) -> io.NodeOutput:
         from ..trainer.settings.presets import Settings, Widgets, explain, prepared, resolve
         from .comfy_bridge.lora_words import words_of_file
 
@@ -53,7 +70,9 @@ class TrainingNode(io.ComfyNode):
         if config.pivotal.is_on or config.text_encoder.trained:
             host.require_trainable_text()
         log.info("SDXL Trainer: settings: %s", "; ".join(origins))
-        result = cls._train(host, dataset, config, initial_lora)
+        run.measure_memory(memory_reader(host.device))
+        result = cls._train(run, host, dataset, config, initial_lora)
+        run.settle(_run_end(result))
 
         lora = TrainedLoRA(read_tensors(result.lora_path), result.lora_path)
         count = check_keys(model, clip, lora, result.lora_path.name)
@@ -63,6 +82,7 @@ class TrainingNode(io.ComfyNode):
         words = words_of_file(result.lora_path, own.get)
         if words is not None:
             trained_clip = clip_with_words(trained_clip, words.vectors)
+        run.activity("sampling")
         samples, sampling_note = _samples(trained_model, trained_clip, vae, dataset, config)
         report = [
             result.report,
@@ -80,17 +100,23 @@ class TrainingNode(io.ComfyNode):
             samples,
             "\n\n".join(part for part in report if part),
             *cls._further_outputs(result),
+            report_image(result.report_picture),
             ui=ui.PreviewImage(samples, cls=cls),
         )
 
     @classmethod
     def _further_outputs(cls, result: "Result") -> tuple[Any, ...]:
-        """What a node gives out behind the report."""
+        """What a node gives out between the report and its picture."""
         return ()
 
     @classmethod
     def _train(
-        cls, host: HostModel, dataset: "TrainingSet", config: TrainConfig, initial_lora: "LoRAFile | None"
+        cls,
+        run: LiveRun,
+        host: HostModel,
+        dataset: "TrainingSet",
+        config: TrainConfig,
+        initial_lora: "LoRAFile | None",
     ) -> "Result":
         """Run to the end, or save and pass Cancel on to ComfyUI."""
         from ..trainer.runs.run import Job, train
@@ -105,13 +131,35 @@ class TrainingNode(io.ComfyNode):
             initial_lora=initial_lora,
             extra_metadata=graph_metadata(hidden_value(cls, "prompt"), hidden_value(cls, "extra_pnginfo")),
         )
-        listener = HostListener(hidden_value(cls, "unique_id"))
+        listener = RunListener(hidden_value(cls, "unique_id"), run)
         try:
             with torch.inference_mode(False):
                 return train(job, host, listener)
         except CancelledError as error:
             log.info("SDXL Trainer: %s", error)
+            run.note(str(error))
         listener.raise_interrupt()
+
+
+def _kept_files(name: str) -> Sequence[tuple[int, Path]]:
+    """The checkpoints of a run that lie in the folder it writes to."""
+    from ..trainer.runs.run_folder import RunFiles
+
+    return RunFiles(name, loras_folder(), run_folder() / name).kept_loras()
+
+
+def _run_end(result: "Result") -> RunEnd:
+    from ..trainer.runs.run_folder import RunFiles
+
+    files = RunFiles(result.name, result.lora_path.parent, result.samples_folder.parent)
+    return RunEnd(
+        steps=result.steps,
+        lora_file=lora_name(result.lora_path),
+        trigger_words=result.trigger_words,
+        embedding=result.embedding,
+        summary=result.held_out.describe(files.kept_lora(result.best_step).exists()),
+        is_reloaded=result.trained_steps == 0,
+    )
 
 
 def _initial_lora(wired: Any) -> "LoRAFile | None":

@@ -51,6 +51,12 @@ def test_only_the_bridge_imports_comfyui_itself(file):
     assert host_imports(file) <= allowed
 
 
+def test_one_module_speaks_with_comfyuis_server():
+    assert [name_of(f) for f in NODES if "PromptServer" in f.read_text("utf-8")] == [
+        "nodes/comfy_bridge/server.py"
+    ]
+
+
 @pytest.mark.parametrize("file", [*TRAINER, *NODES, *SCRIPTS], ids=name_of)
 def test_files_and_functions_stay_short(file):
     text = file.read_text("utf-8")

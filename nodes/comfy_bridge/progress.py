@@ -1,32 +1,29 @@
-"""A run's events as ComfyUI's progress bar, node text and pictures, and its Cancel button as "stop now?"."""
+"""Work of a node as ComfyUI's progress bar and node text, and its Cancel button as "stop now?"."""
 
 import logging
-import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import comfy.model_management
 import comfy.utils
 
-from ...trainer.events import SilentListener, StepReport
+from ...trainer.events import SilentListener
+from .server import show_text
 
 if TYPE_CHECKING:
     from PIL import Image
 
 log = logging.getLogger(__name__)
 
-PREVIEW_TILE = 256  # pixels of each picture on the node
 PREVIEW_SIDE = 1024  # longest side of what is sent to the browser
-PREVIEW_COLUMNS = 3
-SAME_RATE = 1e-3  # relative difference below which the effective rate is the rate
 
 
 class HostListener(SilentListener):
-    """Shows a run on the node that started it.
+    """Shows work on the node that does it.
 
     ComfyUI's progress call itself raises when Cancel was pressed, and takes the wish off the table. Here
-    the exception is remembered, so that the run can save first; `raise_interrupt` passes it on after.
+    the exception is remembered, so that what is done can be saved first; `raise_interrupt` passes it on
+    after.
     """
 
     def __init__(self, node_id: str | None) -> None:
@@ -34,35 +31,10 @@ class HostListener(SilentListener):
         self._bar: Any = None
         self._phase = ""
         self._place = (0, 1)
-        self._validation = ""
         self._interrupted = False
 
     def phase(self, name: str, done: int, total: int) -> None:
         self._show(name, done, total, f"{name}: {done} of {total}")
-
-    def step(self, report: StepReport) -> None:
-        loss = "skipped" if math.isnan(report.loss) else f"loss {report.loss:.4f}"
-        left = _minutes((report.num_steps - report.step) * report.seconds)
-        learning = f"{report.learning}: " if report.learning else ""
-        text = (
-            f"{learning}step {report.step} of {report.num_steps} (epoch {report.epoch:.1f})\n"
-            f"{loss}, {_rate(report)}, {report.seconds:.2f} s a step, {left} left"
-        )
-        self._show("training", report.step, report.num_steps, text + self._validation)
-
-    def checkpoint(self, step: int, lora_path: Path) -> None:
-        self._say(f"step {step}: saved {lora_path.name}{self._validation}")
-
-    def validation(self, step: int, loss: float, is_best: bool) -> None:
-        best = ", the best so far" if is_best else ""
-        self._validation = f"\nvalidation loss {loss:.4f} after step {step}{best}"
-        self._say(f"step {step}: measured{self._validation}")
-
-    def preview(self, step: int, pictures: Sequence[Path]) -> None:
-        if not pictures:
-            return
-        self._update(*self._place, picture=_side_by_side(pictures))
-        self._say(f"step {step}: drew {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'}")
 
     def note(self, text: str) -> None:
         log.warning("SDXL Trainer: %s", text)
@@ -96,42 +68,7 @@ class HostListener(SilentListener):
             self._interrupted = True
 
     def _say(self, text: str) -> None:
-        if self._node_id is None:
-            return
-        from server import PromptServer  # a run outside a server has no node, and need not start one
-
-        server = getattr(PromptServer, "instance", None)  # absent when ComfyUI is embedded
-        if server is not None:
-            server.send_progress_text(text, self._node_id)
-
-
-def _rate(report: StepReport) -> str:
-    """The rate, and what moved the weights where the optimizer finds that itself, as Prodigy does."""
-    rate, effective = report.learning_rate, report.effective_learning_rate
-    if math.isnan(effective) or math.isclose(rate, effective, rel_tol=SAME_RATE):
-        return f"rate {rate:.2e}"
-    return f"rate {rate:.2e}, effective {effective:.2e}"
-
-
-def _side_by_side(pictures: Sequence[Path]) -> "Image.Image":
-    """All pictures of one step in one."""
-    from PIL import Image
-
-    from ...trainer.data.contact_sheet import SheetStyle, contact_sheet
-
-    opened = []
-    for path in pictures:
-        with Image.open(path) as picture:
-            opened.append(picture.convert("RGB"))
-    if len(opened) == 1:
-        return opened[0]
-    height = round(PREVIEW_TILE * opened[0].height / opened[0].width)
-    return contact_sheet(opened, [], PREVIEW_COLUMNS, SheetStyle(tile=PREVIEW_TILE, height=height))
-
-
-def _minutes(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+        show_text(text, self._node_id)
 
 
 def report_progress(name: str, node_id: str | None) -> Callable[[int, int], None]:

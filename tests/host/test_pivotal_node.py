@@ -66,9 +66,9 @@ def train(stand_in, example_folder, folders):
 def cancel_at(monkeypatch):
     """Press ComfyUI's Cancel when this step of the next run is done."""
     import comfy.model_management
-    from sdxl_trainer.nodes.comfy_bridge.progress import HostListener
+    from sdxl_trainer.nodes.comfy_bridge.run_listener import RunListener
 
-    class Pressed(HostListener):
+    class Pressed(RunListener):
         step_to_press = 0
 
         def step(self, report):
@@ -79,7 +79,7 @@ def cancel_at(monkeypatch):
 
     def press(step):
         Pressed.step_to_press = step
-        monkeypatch.setattr("sdxl_trainer.nodes.training_node.HostListener", Pressed)
+        monkeypatch.setattr("sdxl_trainer.nodes.training_node.RunListener", Pressed)
 
     yield press
     comfy.model_management.interrupt_current_processing(False)

@@ -1,5 +1,6 @@
 """Train SDXL LoRA as ComfyUI calls it: settings from the sockets, a LoRA to start from, samples as asked."""
 
+import gc
 import json
 
 import pytest
@@ -52,12 +53,46 @@ def test_samples_have_the_sampler_and_size_of_the_preview_settings(train, stand_
     preview = PreviewConfig(
         prompts="a zorp\na cat", steps=3, sampler="dpmpp_2m", scheduler="karras", width=96, height=64
     )
-    model, clip, _, _, samples, _ = train(preview_settings=preview)
+    model, clip, _, _, samples, *_ = train(preview_settings=preview)
     assert samples.shape == (2, 64, 96, 3)
     prompts = preview.prompts.splitlines()
     assert torch.equal(samples, sample_preview(model, clip, stand_in[2], prompts, preview, (96, 64)))
     euler = PreviewConfig(prompts=preview.prompts, steps=3)
     assert not torch.equal(samples, sample_preview(model, clip, stand_in[2], prompts, euler, (96, 64)))
+
+
+def test_what_the_panel_keeps_of_a_run_keeps_no_model_alive(train, folders):
+    from sdxl_trainer.nodes.browser.live_runs import RUNS
+    from sdxl_trainer.trainer.errors import InputError
+
+    train()
+    done = RUNS.newest_first()[0]
+    with pytest.raises(InputError):
+        train(name="a/b")
+    failed = RUNS.newest_first()[0]
+    assert (done.light()["state"], failed.light()["state"]) == ("done", "failed")
+    assert done.light()["step"] == len(done.full()["history"]["step"]) == 2
+    assert kinds_reachable(done) | kinds_reachable(failed) <= PLAIN
+
+
+PLAIN = {
+    *("LiveRun", "LossHistory", "_Point", "Wishes", "RunEvents", "bool", "int", "float", "str", "NoneType"),
+    *("dict", "list", "set", "deque", "tuple", "method", "lock", "PosixPath", "WindowsPath"),
+}
+
+
+def kinds_reachable(run):
+    """Names of the types of all that a run holds on to; functions and classes hold the program itself."""
+    seen, left, kinds = set(), [run], set()
+    while left:
+        one = left.pop()
+        kind = type(one).__name__
+        if id(one) in seen or isinstance(one, type) or kind in ("function", "builtin_function_or_method"):
+            continue
+        seen.add(id(one))
+        kinds.add(kind)
+        left += gc.get_referents(one)
+    return kinds
 
 
 def test_a_sampler_that_is_not_there_is_refused_before_training(train, folders):

@@ -36,3 +36,9 @@ def test_workflow_and_prompt_become_json_texts(graph_metadata):
         "prompt": PROMPT,
     }
     assert graph_metadata.graph_metadata(PROMPT, None).keys() == {"prompt"}
+
+
+def test_the_canvas_graph_is_named_where_it_has_an_id(graph_metadata):
+    assert graph_metadata.workflow_id({"workflow": {"id": "graph-7", "nodes": []}}) == "graph-7"
+    for untold in (None, {}, {"workflow": None}, {"workflow": []}, {"workflow": {}}, {"workflow": {"id": 7}}):
+        assert graph_metadata.workflow_id(untold) == ""

@@ -1,0 +1,68 @@
+"""What a browser knows of one run: every field of it, as it is before anything is known."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+LIVE = ("training", "measuring", "sampling", "saving", "paused")
+"""States of a run that takes steps."""
+MOST_CHARACTERS = 1000  # of a message
+
+# an absolute path with a folder in it; not the middle of a relative one, nor an address of the web
+_PATH = re.compile(
+    r"(?<![\w.~/\\-])(?!(?<=:)//)(?:[A-Za-z]:)?(?:[\\/]+[^\\/\s'\":;,]+)+[\\/]([^\\/\s'\":;,]+)"
+)
+
+
+def blank_state() -> dict[str, Any]:
+    """A run of which nothing is known yet, as plain JSON values."""
+    return {
+        "id": "",
+        "node": "",
+        "workflow": "",
+        "prompt": "",
+        "name": "",
+        "revision": 0,
+        "state": "preparing",
+        "phase": "",
+        "done": 0,
+        "total": 0,
+        "step": 0,
+        "num_steps": 0,
+        "epoch": 0.0,
+        "learning": "",
+        "seconds_per_step": None,
+        "elapsed": 0.0,
+        "left": None,
+        "memory": None,
+        "loss": None,
+        "learning_rate": None,
+        "effective_learning_rate": None,
+        "held_out_loss": None,
+        "message": "",
+        "wishes": [],
+        "can": [],
+        "lora_file": "",
+        "trigger_words": "",
+        "embedding": "",
+        "has_report": False,
+        "summary": "",
+        "picture_size": [0, 0],
+        "started": 0.0,
+        "is_reloaded": False,
+    }
+
+
+def validation_columns(measured: Sequence[tuple[int, float | None]]) -> dict[str, Any]:
+    """Steps, losses on held-out pictures, the step of the lowest; step 0, the model itself, never is it."""
+    trained = [(loss, step) for step, loss in measured if loss is not None and step > 0]
+    return {
+        "step": [step for step, _ in measured],
+        "loss": [loss for _, loss in measured],
+        "best_step": min(trained)[1] if trained else 0,
+    }
+
+
+def without_folders(text: str) -> str:
+    """`text` with the names of files in place of their paths: a browser may be on another machine."""
+    return _PATH.sub(r"\1", text)[:MOST_CHARACTERS]
