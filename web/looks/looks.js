@@ -1,0 +1,63 @@
+/** Looks: what nodes show of their dataset and settings before anything runs. */
+
+import { make } from "../panel/elements.js";
+import { DatasetLook } from "./dataset_look.js";
+import { Ticker } from "./follower.js";
+import { isLoadDataset } from "./graph_links.js";
+import { PresetLook } from "./preset_look.js";
+
+const RUN_ENDED = ["execution_success", "execution_error", "execution_interrupted", "reconnected"];
+
+/**
+ * @param {any} app ComfyUI's app.
+ * @param {any} api ComfyUI's api.
+ * @param {(key: string, values?: object) => string} texts Words of locales main.json, as in "looks.report".
+ * @returns {{nodeCreated: (node: any) => void,
+ *     presetLook: (node: any, options?: {onHeight?: () => void}) => {element: HTMLElement,
+ *     show: (isShown: boolean) => void, height: () => number, destroy: () => void}}}
+ */
+export function registerLooks(app, api, texts) {
+    document.head.append(make("link", { rel: "stylesheet", href: new URL("./looks.css", import.meta.url).href }));
+    const ticker = new Ticker();
+    const looks = new Set();
+    const tab = Math.random().toString(36).slice(2);
+    let count = 0;
+    const nextAsker = () => `${tab} ${(count += 1)}`;
+
+    const start = (look) => {
+        const tick = (now) => look.tick(now);
+        looks.add(look);
+        ticker.add(tick);
+        return () => {
+            ticker.remove(tick);
+            looks.delete(look);
+            look.stop();
+        };
+    };
+    // files may have changed: by a run, or by the user in another window
+    const refreshAll = () => looks.forEach((look) => look.refresh());
+    for (const name of RUN_ENDED) api.addEventListener(name, refreshAll);
+    window.addEventListener("focus", refreshAll);
+
+    return {
+        nodeCreated(node) {
+            if (!isLoadDataset(node)) return;
+            const stop = start(new DatasetLook(app, api, node, texts, nextAsker()));
+            const removed = node.onRemoved;
+            node.onRemoved = function (...rest) {
+                stop();
+                return removed?.apply(this, rest);
+            };
+        },
+        presetLook(node, { onHeight } = {}) {
+            const look = new PresetLook(app, api, node, texts, { asker: nextAsker(), onHeight });
+            const destroy = start(look);
+            return {
+                element: look.element,
+                show: (isShown) => look.show(isShown),
+                height: () => look.height(),
+                destroy,
+            };
+        },
+    };
+}
