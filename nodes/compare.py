@@ -201,6 +201,14 @@ def _sampling_widgets() -> list[io.Input]:
         io.Combo.Input(
             "scheduler", options=scheduler_choices(), default="normal", tooltip="KSampler: scheduler."
         ),
-        mark_advanced(io.Int.Input("width", **size, tooltip="Width of each picture, pixels.")),
-        mark_advanced(io.Int.Input("height", **size, tooltip="Height of each picture, pixels.")),
+        mark_advanced(
+            io.Int.Input(
+                "width", **size, tooltip="Width of each picture, 768 to 1344 pixels, a multiple of 8."
+            )
+        ),
+        mark_advanced(
+            io.Int.Input(
+                "height", **size, tooltip="Height of each picture, 768 to 1344 pixels, a multiple of 8."
+            )
+        ),
     ]

@@ -38,14 +38,15 @@ class DatasetDoctor(io.ComfyNode):
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="Batch size you will train with; sizes with fewer samples than this are named.",
+                    tooltip="Batch size you will train with, 1 to 8; buckets (picture sizes) with fewer "
+                    "samples than this are named.",
                 ),
                 io.Int.Input(
                     "max_pictures",
                     default=48,
                     min=1,
                     max=400,
-                    tooltip="Most pictures on the sheet; of more, those with problems come first.",
+                    tooltip="Most pictures on the sheet, 20 to 100; of more, those with problems come first.",
                 ),
             ],
             outputs=[

@@ -26,11 +26,19 @@ class LoadTrainingSettings(io.ComfyNode):
             inputs=_inputs(),
             outputs=[
                 *(settings_output(section) for section in SECTIONS if section not in ADDED_SECTIONS),
-                io.Int.Output("steps", display_name="steps", tooltip="Plug into steps; 0 = not told."),
                 io.Int.Output(
-                    "batch_size", display_name="batch_size", tooltip="Plug into batch_size; 0 = not told."
+                    "steps", display_name="steps", tooltip="Plug into steps; 0 where the file does not say."
                 ),
-                io.Int.Output("seed", display_name="seed", tooltip="Plug into seed; 42 = not told."),
+                io.Int.Output(
+                    "batch_size",
+                    display_name="batch_size",
+                    tooltip="Plug into batch_size; 0 where the file does not say.",
+                ),
+                io.Int.Output(
+                    "seed",
+                    display_name="seed",
+                    tooltip="Plug into seed; 42, the trainers' own default, where the file does not say.",
+                ),
                 io.String.Output(
                     "report",
                     display_name="report",

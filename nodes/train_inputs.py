@@ -127,8 +127,8 @@ def _length_widgets(names: Sequence[str]) -> list[io.Input]:
             default=0,
             min=0,
             max=100_000,
-            tooltip="Passes over the dataset, used when steps is 0; 0 = the preset's steps. "
-            "Kohya: max_train_epochs.",
+            tooltip="Passes over the dataset, 10 to 100, the fewer pictures the more; used when steps is 0; "
+            "0 = the preset's steps. Kohya: max_train_epochs.",
         ),
     ]
 
@@ -148,8 +148,8 @@ def _recipe_widgets() -> list[io.Input]:
             min=0.0,
             max=4096.0,
             step=0.5,
-            tooltip="The LoRA is scaled by alpha / rank; 0 = the preset's, or else the rank. "
-            "Kohya: network_alpha.",
+            tooltip="The LoRA is scaled by alpha / rank: half of the rank up to the rank for most; 0 = the "
+            "preset's, or else the rank. Kohya: network_alpha.",
         ),
         io.Combo.Input(
             "targets",

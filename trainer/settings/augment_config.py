@@ -28,7 +28,7 @@ class AugmentConfig:
     hue: float = 0.0
     """Greatest part of a turn of the colour wheel, 0.01 to 0.03; kohya: color_aug. Skin and logos suffer."""
     seed: int = 42
-    """Of all draws; a picture gets the same variants whatever else is in the dataset."""
+    """Seed of every random draw; a picture gets the same variants whatever else is in the dataset."""
 
     def __post_init__(self) -> None:
         refuse(

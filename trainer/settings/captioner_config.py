@@ -33,7 +33,7 @@ class GenerationConfig:
     character_threshold: float = 0.85
     """Taggers only: as tag_threshold, for characters, 0.7 to 0.95; 1 = none; kohya: character_threshold."""
     seed: int = 42
-    """Of the words that are drawn when the temperature is above 0; kohya: seed."""
+    """Seed by which words are drawn when temperature is above 0; kohya: seed."""
     precision: Precision = "auto"
     """Number format of the model: auto = its own on a GPU, fp32 on the CPU."""
 

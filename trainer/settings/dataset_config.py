@@ -11,9 +11,11 @@ Crop = Literal["center", "random"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetConfig:
     resolution: int = 1024
-    """Side of the square whose area every bucket has, pixels. SDXL: 1024; 768 is faster."""
+    """Side of the square whose area every bucket has, 768 to 1024 pixels: SDXL was made for 1024, 768 is
+    faster; kohya: resolution."""
     repeats: int = 1
-    """How often each picture is seen in an epoch, on top of the repeats of `N_name` folders."""
+    """How often each picture is seen in an epoch, 1 to 20; multiplied by the number in a folder's name such
+    as 10_cat, where there is one; kohya: num_repeats."""
     trigger: str = ""
     """Word put in front of every caption that does not hold it; kohya: instance token."""
     prompt: str = ""
@@ -21,13 +23,15 @@ class DatasetConfig:
     caption_column: str = "text"
     """Column of metadata.jsonl or metadata.csv that holds the caption, or a list of captions."""
     crop: Crop = "center"
-    """Where the bucket is cut out of the scaled picture: its centre, or four random places."""
+    """center: cut the bucket out of the middle of the scaled picture; random: make up to four cuts of it at
+    random places, of which each step draws one; kohya: random_crop."""
     flip: bool = False
     """Train on the mirrored picture too; kohya: flip_aug. Not for faces, text or anything one-sided."""
     upscale: bool = False
-    """Enlarge pictures that are smaller than their bucket; off: they get a smaller bucket of their own."""
+    """Enlarge pictures that are smaller than their bucket; off: they get a smaller bucket of their own;
+    kohya calls that bucket_no_upscale."""
     bucket_step: int = 64
-    """Bucket sides are multiples of this, pixels; 64, or 32 for more shapes."""
+    """Bucket sides are multiples of this, pixels; 64, or 32 for more shapes; kohya: bucket_reso_steps."""
     background: str = "#ffffff"
     """Colour behind transparent pixels, as #rrggbb or a colour name."""
     max_train_samples: int = 0

@@ -20,23 +20,29 @@ LAST_TIMESTEP = 999
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
     min_snr_gamma: float = 5.0
-    """Caps the weight of nearly clean timesteps (arXiv 2303.09556); 5 as published, 0 = off."""
+    """Caps the weight of nearly clean timesteps (arXiv 2303.09556); 5 as published, less caps more, 0 = off;
+    kohya: min_snr_gamma."""
     caption_dropout: float = 0.05
-    """Share of samples trained with an empty caption; 0 to 0.2; keeps guidance working."""
+    """Share of samples trained with an empty caption, 0 to 0.2; keeps guidance working; kohya:
+    caption_dropout_rate."""
     size_conditioning: SizeConditioning = "inference"
-    """time_ids of training: what ComfyUI asks for when sampling (default), or the true size and crop."""
+    """Picture sizes that the model is told while it trains (time_ids): inference = those that ComfyUI tells
+    it when sampling; true = each picture's own size and crop, as in kohya's scripts."""
     prediction_type: PredictionChoice = "auto"
     """What the model predicts; auto = as the MODEL samples; kohya: v_parameterization."""
     zero_terminal_snr: AutoOnOff = "auto"
-    """Noise schedule that ends without signal, v-prediction only (arXiv 2305.08891); auto = as the MODEL."""
+    """Noise schedule that ends without signal, for v-prediction only (arXiv 2305.08891); auto = as the wired
+    model samples; kohya: zero_terminal_snr."""
     edm_training: bool = False
-    """Loss of the clean picture / sigma²; needs min_snr_gamma 0; diffusers: do_edm_style_training."""
+    """Weights as for EDM models: the error of the denoised picture, divided by sigma². Changes only
+    v-prediction models, needs min_snr_gamma 0 and loss l2; diffusers: do_edm_style_training."""
     loss: Loss = "l2"
     """Distance of prediction and target: l2; huber, smooth_l1 and l1 forgive outliers; kohya: loss_type."""
     huber_c: float = 0.1
     """Error at which huber and smooth_l1 turn from squared to plain, 0.05 to 0.5; kohya: same name."""
     huber_schedule: HuberSchedule = "snr"
-    """How that error falls from 1 to huber_c with noise: snr, exponential, or constant; kohya: same name."""
+    """How the error at which huber and smooth_l1 turn changes with noise: snr and exponential fall from 1 to
+    huber_c as noise grows, constant is always huber_c; kohya: huber_schedule."""
     debiased_estimation: bool = False
     """Weights by 1 / sqrt(SNR) (arXiv 2310.08442); needs min_snr_gamma 0; kohya: debiased_estimation_loss."""
     unmasked_weight: float = 0.0
@@ -65,13 +71,15 @@ class ObjectiveConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseConfig:
     noise_offset: float = 0.0
-    """Adds a noise that shifts whole channels: darker darks, 0.02 to 0.1; SDXL itself: 0.0357."""
+    """Adds a noise that shifts whole channels: darker darks, 0.02 to 0.1; 0 = off; SDXL itself: 0.0357;
+    kohya: noise_offset."""
     pyramid_iterations: int = 0
     """Adds noise of this many coarser sizes, 6 to 10; 0 = off; kohya: multires_noise_iterations."""
     pyramid_discount: float = 0.3
     """Share of each coarser size, 0.1 to 0.8; kohya: multires_noise_discount."""
     input_perturbation: float = 0.0
-    """Extra noise in the input that the target lacks, 0.1 (arXiv 2301.11706); kohya: ip_noise_gamma."""
+    """Extra noise in the input that the target lacks, 0.05 to 0.1; 0 = off (arXiv 2301.11706); kohya:
+    ip_noise_gamma."""
     timestep_sampling: TimestepSampling = "uniform"
     """Which timesteps come often: all alike, the middle (logit_normal), noisy (content), clean (style)."""
     timestep_min: int = 0

@@ -36,9 +36,11 @@ class OptimizerConfig:
     lr_schedule: LRSchedule = "constant_with_warmup"
     """How the rate moves over the run; kohya: lr_scheduler. All but constant warm up first."""
     warmup_steps: int = 0
-    """Optimizer steps over which the rate rises from 0; 0 = warmup_share of the run, for constant none."""
+    """Optimizer steps over which the rate rises from 0, 50 to 200 for most; 0 = warmup_share of the run, for
+    constant none; kohya: lr_warmup_steps."""
     weight_decay: float = 0.01
-    """Pull of the weights towards 0 at each step, times the rate; 0 to 0.1; SGD: through the momentum."""
+    """Pull of the weights towards 0 at each step, times the learning rate, 0 to 0.1; SGD adds it to the
+    gradient instead; kohya: weight_decay in optimizer_args."""
     beta1: float = 0.9
     """Memory of the mean gradient; SGD: momentum; 0.9. Adafactor has none."""
     beta2: float = 0.0
@@ -46,7 +48,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     """Keeps AdamW and Prodigy from dividing by zero; 1e-8."""
     max_grad_norm: float = 1.0
-    """Gradients longer than this are shortened to it; 0 = never; kohya: max_grad_norm."""
+    """Gradients longer than this are shortened to it, 0.1 to 1; 0 = never; kohya: max_grad_norm."""
     optimizer: OptimizerName = "adamw"
     """Rule of the update; kohya: optimizer_type. Prodigy finds the rate itself: leave it at 0, that is 1."""
     lora_plus_ratio: float = 1.0
@@ -88,9 +90,10 @@ class ScheduleConfig:
     warmup_share: float = 0.05
     """Part of the run over which the rate rises, where warmup_steps is 0; 0 to 0.2."""
     num_cycles: int = 1
-    """Restarts of cosine_with_restarts, 1 to 5; diffusers: lr_num_cycles."""
+    """Restarts of cosine_with_restarts, 1 to 5; kohya: lr_scheduler_num_cycles, diffusers: lr_num_cycles."""
     power: float = 1.0
-    """Bend of the polynomial schedule: 1 = linear, 2 = falls fast first; diffusers: lr_power."""
+    """Bend of the polynomial schedule, 1 to 3: 1 = linear, 2 = falls fast first; kohya: lr_scheduler_power,
+    diffusers: lr_power."""
 
     def __post_init__(self) -> None:
         refuse(

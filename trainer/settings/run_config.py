@@ -14,7 +14,7 @@ Tracker = Literal["none", "tensorboard", "wandb", "all"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewConfig:
     prompts: str = ""
-    """One prompt a line, sampled with the LoRA; empty = one caption of the dataset."""
+    """One prompt a line, sampled with the LoRA; empty = one caption of the dataset; kohya: sample_prompts."""
     negative: str = ""
     """Negative prompt of all of them."""
     steps: int = 20
@@ -24,15 +24,16 @@ class PreviewConfig:
     seed: int = 1
     """Noise seed of the first prompt; the next ones count up."""
     preview_every: int = 0
-    """Draw all prompts each so many optimizer steps, and before the first; 0 = only at the end."""
+    """Draw all prompts every so many optimizer steps, 100 to 500, and before the first; 0 = only at the end;
+    kohya: sample_every_n_steps."""
     sampler: str = "euler"
     """KSampler: sampler_name."""
     scheduler: str = "normal"
     """KSampler: scheduler."""
     width: int = 0
-    """Width of the pictures, pixels, a multiple of 8; 0 = the dataset's most frequent size."""
+    """Width of the pictures, 768 to 1344 pixels, a multiple of 8; 0 = the dataset's most frequent size."""
     height: int = 0
-    """Height of the pictures, pixels, a multiple of 8; 0 = the dataset's most frequent size."""
+    """Height of the pictures, 768 to 1344 pixels, a multiple of 8; 0 = the dataset's most frequent size."""
 
     def __post_init__(self) -> None:
         refuse(
@@ -66,7 +67,8 @@ class ValidationConfig:
     validation_share: float = 0.0
     """Part of the pictures held out to measure the loss on, 0.1 to 0.2; kohya: validation_split."""
     validate_every: int = 0
-    """Optimizer steps between two measurements; 0 = at each checkpoint."""
+    """Optimizer steps between two measurements, 50 to 250; 0 = at each checkpoint; kohya:
+    validate_every_n_steps."""
     early_stop_patience: int = 0
     """End the run after so many measurements without a better one, 5 to 10; 0 = never."""
     keep_best: bool = True
@@ -86,15 +88,20 @@ class ValidationConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     save_every: int = 250
-    """Optimizer steps between checkpoints: at most this much is lost in a crash; 0 = only at the end."""
+    """Optimizer steps between checkpoints, 100 to 500: at most this much is lost in a crash; 0 = only at the
+    end; kohya: save_every_n_steps."""
     keep_last: int = 4
-    """How many `<name>-stepNNNNNN.safetensors` stay beside the final file and the best; 0 = all."""
+    """How many `<name>-stepNNNNNN.safetensors` stay beside the final file and the best, 2 to 10; 0 = all;
+    diffusers: checkpoints_total_limit."""
     gradient_accumulation: int = 1
-    """Batches summed into one optimizer step: a larger batch without its memory."""
+    """Batches summed into one optimizer step, 1 to 8: a larger batch without its memory; kohya:
+    gradient_accumulation_steps."""
     precision: Precision = "auto"
-    """Arithmetic of the frozen model: auto = the type ComfyUI holds it in. LoRA weights are always fp32."""
+    """Arithmetic of the frozen model: auto = the type ComfyUI holds it in; LoRA weights are always fp32;
+    kohya: mixed_precision."""
     gradient_checkpointing: Checkpointing = "auto"
-    """Trade time for memory: auto = only when the activations do not fit into what is free."""
+    """Trade time for memory: auto = only when the activations do not fit into what is free; kohya:
+    gradient_checkpointing."""
     save_every_epochs: int = 0
     """Epochs between checkpoints, instead of save_every; 0 = use save_every; kohya: save_every_n_epochs."""
     resume_from_step: int = 0

@@ -27,11 +27,13 @@ class TextEncoderConfig:
     clip_g_learning_rate: float = 0.0
     """Peak rate of CLIP-G, 1e-5 to 1e-4 for AdamW; 0 = half of the UNet's; kohya: text_encoder_lr2."""
     weight_decay: float = 0.001
-    """As of the optimizer, for the text encoders; 0 to 0.01; diffusers: adam_weight_decay_text_encoder."""
+    """Pull of the text encoders' weights towards 0 at each step, times the learning rate, 0 to 0.01;
+    diffusers: adam_weight_decay_text_encoder."""
     stop_fraction: float = 1.0
-    """Part of the run after which the text encoders stay as they are, 0.3 to 1; diffusers: ..._frac."""
+    """Part of the run after which the text encoders stay as they are, 0.3 to 1; diffusers:
+    train_text_encoder_frac."""
     text_encoder_rank: int = 0
-    """Size of their update matrices; 0 = the LoRA's rank. Their scale is the LoRA's."""
+    """Size of the text encoders' update matrices, 4 to 32; 0 = the LoRA's rank. Their scale is the LoRA's."""
 
     def __post_init__(self) -> None:
         refuse(
@@ -64,13 +66,14 @@ class PivotalConfig:
     initial_words: str = ""
     """Known words the new tokens start as, one entry for each word of token: woman, sketch; "" = random."""
     ti_fraction: float = 0.5
-    """Part of the run that trains the tokens; then the LoRA. 1 = tokens only; diffusers: ..._ti_frac."""
+    """Part of the run that trains the tokens, 0.3 to 0.6; then the LoRA. 1 = tokens only; diffusers:
+    train_text_encoder_ti_frac."""
     learning_rate: float = 0.0
     """Peak rate of the tokens, 1e-4 to 1e-3 for AdamW; 0 = usual: 3e-4, 1 for Prodigy."""
     optimizer: TokenOptimizer = "adamw"
     """Rule of the tokens' update; same = the LoRA's."""
     weight_decay: float = 0.0
-    """As of the optimizer, for the tokens; 0 to 0.001."""
+    """Pull of the tokens towards 0 at each step, times the learning rate, 0 to 0.001."""
     norm_pull: float = 0.1
     """Share by which each step brings a token's length back to that of real ones, 0 to 1; cog-sdxl: 0.1."""
     train_first: TrainFirst = "tokens"
