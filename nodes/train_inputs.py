@@ -188,8 +188,8 @@ def _recipe_widgets() -> list[io.Input]:
             options=list(get_args(Resume)),
             default=get_args(Resume)[0],
             tooltip="auto: go on with the unfinished run of this name and these settings, and load "
-            "a finished one; new: always train anew; continue: go on with it, or refuse and say what "
-            "differs. Kohya: resume.",
+            "a finished one; new: always train anew; continue: go on with it, also past a Finish now, or "
+            "refuse and say what differs. Kohya: resume.",
         ),
     ]
 

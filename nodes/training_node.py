@@ -13,7 +13,14 @@ from ..trainer.errors import CancelledError
 from .browser.live_run import LiveRun, RunEnd, RunPlace
 from .browser.live_runs import RUNS
 from .comfy_bridge.device_memory import memory_reader
-from .comfy_bridge.folders import embeddings_folder, lora_file, lora_name, loras_folder, run_folder
+from .comfy_bridge.folders import (
+    embeddings_folder,
+    known_folders,
+    lora_file,
+    lora_name,
+    loras_folder,
+    run_folder,
+)
 from .comfy_bridge.host_model import HostModel
 from .comfy_bridge.lora_patches import apply_lora, check_keys
 from .comfy_bridge.new_words import clip_with_words
@@ -48,6 +55,7 @@ class TrainingNode(io.ComfyNode):
         workflow = workflow_id(hidden_value(cls, "extra_pnginfo"))
         run = RUNS.open(RunPlace(node, workflow, prompt_id()), _kept_files)
         with told_how_it_ends(run):
+            run.hide_folders(known_folders())
             return cls._execute(run, model, clip, vae, dataset, preset, fields)
 
     @classmethod
@@ -158,7 +166,7 @@ def _run_end(result: "Result") -> RunEnd:
         trigger_words=result.trigger_words,
         embedding=result.embedding,
         summary=result.held_out.describe(files.kept_lora(result.best_step).exists()),
-        is_reloaded=result.trained_steps == 0,
+        is_reloaded=result.is_reloaded,
     )
 
 

@@ -171,5 +171,6 @@ def test_the_pages_ask_for_the_texts_that_there_are_and_no_others():
         assert found, key
         asked |= found
     assert there - asked == set()
-    python = "".join(path.read_text("utf-8") for path in (ROOT / "trainer/encoding").glob("*.py"))
+    told = [*(ROOT / "trainer/encoding").glob("*.py"), ROOT / "trainer/runs/run.py"]
+    python = "".join(path.read_text("utf-8") for path in told)
     assert set(phases) == set(re.findall(r'listener\.phase\(\s*"([^"]+)"', python))

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return listener.end(f"error: {error}", 1)
     except (CancelledError, KeyboardInterrupt) as stopped:
         return listener.end(f"{stopped or 'stopped'}; run the same command again to go on", INTERRUPTED)
-    page = [result.report_page] if result.report_page.exists() else []
+    page = [result.report_page] if result.report_page else []
     written = ", ".join(map(str, (result.lora_path, *result.embeddings, *page)))
     return listener.end(f"{result.report}\nwrote {written}", 0)
 

@@ -95,7 +95,8 @@ class TrainConfig:
     seed: int = 42
     """Seed of every random draw of the run; the same seed gives the same file on the CPU."""
     resume: Resume = "auto"
-    """auto: go on with the run of the same name and settings; new: always anew; continue: go on or refuse."""
+    """auto: go on with the run of the same name and settings; new: always anew; continue: go on, also past an
+    early end that was asked for, or refuse."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

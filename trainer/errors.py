@@ -1,4 +1,4 @@
-"""The two ways a run ends that are no fault of the code: bad input, and the user's wish."""
+"""The two ways a run ends that are no fault of the code: bad input, and the user's wish; how any is told."""
 
 from pathlib import Path
 
@@ -20,3 +20,10 @@ class CancelledError(Exception):
         super().__init__(f"stopped at step {step}, {kept}")
         self.step = step
         self.lora_path = lora_path
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong, for a sentence: of an OSError without the folders that its text tells."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error) or type(error).__name__

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-Activity = Literal["measuring", "sampling", "saving", "paused", "training"]
-"""What a run does between its first and its last step."""
+Activity = Literal["measuring", "sampling", "saving", "paused", "training", "ending"]
+"""What a run does between its first and its last step; "ending" comes once, after the last: nothing but
+pictures that were asked for before is granted any more."""
 
 Wish = Literal["finish", "sample", "save"]
 """What may be asked of a running run: to end now as a success, to draw the previews, to save a checkpoint."""

@@ -51,7 +51,7 @@ class SidebarTab {
     }
 
     destroy() {
-        this.#wanted = this.#sidebar ? [this.#sidebar.panel.runId] : null;
+        this.#wanted = this.#sidebar?.chosen ? [this.#sidebar.chosen] : null;
         this.#sidebar?.destroy();
         this.#sidebar = null;
     }
@@ -108,6 +108,5 @@ app.registerExtension({
 });
 
 function apply(state) {
-    const trainer = panels.nodeOf(state.id);
-    if (trainer) addApplyNode(app, trainer, state.lora_file);
+    addApplyNode(app, panels.nodeOf(state.id), state.lora_file);
 }

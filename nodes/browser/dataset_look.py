@@ -4,8 +4,8 @@ import asyncio
 import base64
 import io
 import itertools
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +33,10 @@ _Out = TypeVar("_Out")
 
 class SupersededError(Exception):
     """The one who asked has asked again."""
+
+
+class NoSuchFolderError(InputError):
+    """A folder that Load Dataset does not list: most often one that the user has yet to make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,8 @@ class DatasetLooks:
         """What the node shows: see `dataset_look`.
 
         Raises:
-            InputError: the folder is none of Load Dataset's, or cannot be used.
+            NoSuchFolderError: the folder is none of those that Load Dataset lists.
+            InputError: the folder cannot be used.
             SupersededError: see the class.
         """
 
@@ -92,9 +97,17 @@ class DatasetLooks:
 
         return await self._in_turn(asker, work)
 
-    async def dataset(self, choice: DatasetChoice, asker: str = "") -> "TrainingSet":
-        """The dataset itself; raises like `look`."""
-        return await self._in_turn(asker, lambda is_wanted: self._current(choice, is_wanted).dataset)
+    async def dataset(self, choices: Sequence[DatasetChoice], asker: str = "") -> "TrainingSet":
+        """The dataset itself, several joined into one of the same number of steps; raises like `look`."""
+
+        def work(is_wanted: Callable[[], bool]) -> "TrainingSet":
+            from ...trainer.data.dataset_sets import join_datasets
+
+            read = [self._current(choice, is_wanted).dataset for choice in choices]
+            # weights of the loss decide nothing about the steps
+            return read[0] if len(read) == 1 else join_datasets([(dataset, 1.0) for dataset in read])
+
+        return await self._in_turn(asker, work)
 
     async def _in_turn(self, asker: str, work: Callable[[Callable[[], bool]], _Out]) -> _Out:
         number = next(self._numbers)
@@ -117,9 +130,9 @@ class DatasetLooks:
         from ...trainer.data.dataset import folder_state, load_dataset
 
         if choice.folder not in dataset_choices():
-            raise InputError(
-                "this folder is none of those that Load Dataset lists: choose another, or put pictures there "
-                "and press R"
+            raise NoSuchFolderError(
+                "this folder is none of those that Load Dataset lists: put pictures there, or choose "
+                "another, and press R"
             )
         root = dataset_folder(choice.folder)
         with shown_as(root, choice.folder):
@@ -149,10 +162,13 @@ def dataset_look(dataset: "TrainingSet") -> dict[str, Any]:
     from ...trainer.data.dataset_report import describe, describe_epoch
 
     samples = dataset.samples_by_bucket
+    repeated = Counter(picture.repeats for picture in dataset.pictures)
     kinds = [note.kind for note in dataset.notes]
     return {
         "count": len(dataset.pictures),
         "samples": dataset.num_samples,
+        "steps": dataset.batches_per_epoch(1),
+        "repeats": [[number, times] for times, number in sorted(repeated.items())],
         "summary": describe_epoch(dataset),
         "report": describe(dataset),
         "left_out": kinds.count("skipped"),

@@ -3,23 +3,23 @@
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...trainer.runs.loss_history import LoggedRun, read_history, rounded
-from .live_run import METRICS, REPORT, SAMPLES
-from .run_pictures import list_pictures
-from .run_state import blank_state, validation_columns
+from ...trainer.runs.drawings import drawn_with, list_drawings
+from ...trainer.runs.loss_history import LoggedRun, is_whole, read_end, read_history
+from ...trainer.runs.run_folder import CONFIG, METRICS, REPORT_PAGE, SAMPLES
+from .state_fields import blank_state, validation_columns
 
 PREFIX = "earlier:"
-CONFIG, RECIPE = "config.json", "drawn_with.json"
-MOST_RUNS = 200
-TAIL_BYTES = 16 * 1024  # of a log, whose last lines tell where the run stands
+MOST_RUNS = 200  # in the list; older ones can be read all the same
 
 
 class EarlierRuns:
     """Looks at the disk each time, and only ever at what it has listed.
+
+    A folder that cannot be read, or goes away meanwhile, is as good as not there.
 
     Args:
         folder: tells the parent of all runs' folders.
@@ -29,134 +29,117 @@ class EarlierRuns:
     def __init__(self, folder: Callable[[], Path], lora_names: Callable[[], Sequence[str]]) -> None:
         self._folder, self._lora_names = folder, lora_names
 
-    def _folders(self) -> dict[str, Path]:
-        """Id -> folder, newest first; neither links nor hidden folders, nor what is no run's."""
+    def _entries(self) -> Iterator[os.DirEntry[str]]:
+        """All that may be folders of runs: neither links nor hidden folders."""
         try:
-            entries = [entry for entry in os.scandir(self._folder()) if not entry.name.startswith(".")]
+            with os.scandir(self._folder()) as entries:
+                listed = [entry for entry in entries if not entry.name.startswith(".")]
         except OSError:
-            return {}
-        places = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-        dated = [(_own_file(place, CONFIG), place) for place in places]
-        newest = sorted(((c.stat().st_mtime, p) for c, p in dated if c is not None), reverse=True)
-        return {PREFIX + place.name: place for _, place in newest[:MOST_RUNS]}
+            return
+        for entry in listed:
+            if _holds(lambda entry=entry: entry.is_dir(follow_symlinks=False)):
+                yield entry
+
+    def _find(self, run_id: str) -> Path | None:
+        """The folder of one run, found by listing: nothing of a request is made into a path."""
+        for entry in self._entries():
+            if PREFIX + entry.name == run_id and _own_file(Path(entry.path), CONFIG) is not None:
+                return Path(entry.path)
+        return None
+
+    def _newest(self) -> list[Path]:
+        dated = [(_date(Path(entry.path)), Path(entry.path)) for entry in self._entries()]
+        begun = sorted(((date, place) for date, place in dated if date > 0), reverse=True)
+        return [place for _, place in begun[:MOST_RUNS]]
 
     def light(self, without: Collection[Path]) -> list[dict[str, Any]]:
-        """All of them but those in the folders `without`, without their courses."""
+        """The newest of them but those in the folders `without`, without their courses."""
         names = set(self._lora_names())
         resolved = {path.resolve() for path in without}
-        found = self._folders().items()
-        return [_light(run_id, p, names) for run_id, p in found if p.resolve() not in resolved]
+        return [_light(place, names) for place in self._newest() if place.resolve() not in resolved]
 
     def full(self, run_id: str) -> dict[str, Any] | None:
         """One of them with its course."""
-        folder = self._folders().get(run_id)
+        folder = self._find(run_id)
         if folder is None:
             return None
         names = self._lora_names()
         metrics = _own_file(folder, METRICS)
         logged = LoggedRun() if metrics is None else read_history(metrics)
-        state = _light(run_id, folder, set(names))
         start = f"{folder.name}-step"
         kept = sorted((_step_of(name, start), name) for name in names if _step_of(name, start) >= 0)
-        return state | {
+        recipe = drawn_with(folder)
+        prompts = [] if recipe is None else list(recipe.prompts)
+        return _light(folder, set(names)) | {
             "elapsed": round(logged.seconds, 1),
             "history": logged.losses.columns(),
             "validation": validation_columns(logged.validation),
             "checkpoints": [{"step": step, "file": name} for step, name in kept],
-            "previews": {"prompts": _recipe(folder)[0], "steps": list(list_pictures(folder / SAMPLES))},
+            "previews": {"prompts": prompts, "steps": list(list_drawings(folder / SAMPLES))},
         }
 
     def picture(self, run_id: str, step: int, index: int) -> Path | None:
-        folder = self._folders().get(run_id)
-        return None if folder is None else list_pictures(folder / SAMPLES).get(step, {}).get(index)
+        folder = self._find(run_id)
+        return None if folder is None else list_drawings(folder / SAMPLES).get(step, {}).get(index)
 
     def report(self, run_id: str) -> Path | None:
-        folder = self._folders().get(run_id)
-        return None if folder is None else _own_file(folder, REPORT)
+        folder = self._find(run_id)
+        return None if folder is None else _own_file(folder, REPORT_PAGE)
 
 
-def _light(run_id: str, folder: Path, lora_names: Collection[str]) -> dict[str, Any]:
-    config = _own_file(folder, CONFIG)
-    settings = _object(_object(_json(config)).get("settings"))
-    last = _last_figures(folder)
+def _light(folder: Path, lora_names: Collection[str]) -> dict[str, Any]:
+    """What lies in a folder, as far as it can be read."""
+    metrics, recipe = _own_file(folder, METRICS), drawn_with(folder)
+    logged = LoggedRun() if metrics is None else read_end(metrics)
+    columns, step = logged.losses.columns(), logged.losses.last_step
+    planned = _planned_steps(_own_file(folder, CONFIG))
     lora = f"{folder.name}.safetensors"
     return blank_state() | {
-        "id": run_id,
+        "id": PREFIX + folder.name,
         "name": folder.name,
         "state": "earlier",
-        "num_steps": _whole(settings.get("steps")) or last["step"],
-        "picture_size": _recipe(folder)[1],
+        "step": step,
+        "num_steps": planned or step,
+        "loss": columns["loss"][-1] if step else None,
+        "learning_rate": columns["learning_rate"][-1] if step else None,
+        "held_out_loss": logged.validation[-1][1] if logged.validation else None,
+        "picture_size": [0, 0] if recipe is None else list(recipe.size),
         "lora_file": lora if lora in lora_names else "",
-        "has_report": _own_file(folder, REPORT) is not None,
-        "started": 0.0 if config is None else round(config.stat().st_mtime, 3),
-        **last,
+        "has_report": _own_file(folder, REPORT_PAGE) is not None,
+        "started": round(_date(folder), 3),
     }
 
 
-def _last_figures(folder: Path) -> dict[str, Any]:
-    """Where the log of a run ends."""
-    path = _own_file(folder, METRICS)
-    figures: dict[str, Any] = {"step": 0, "loss": None, "learning_rate": None, "held_out_loss": None}
-    for text in [] if path is None else _tail(path).splitlines():
-        line = _object(_parsed(text))
-        if "validation_loss" in line:
-            figures["held_out_loss"] = _number(line["validation_loss"])
-        elif _whole(line.get("step")):
-            figures |= {"step": line["step"], "loss": _number(line.get("loss"))}
-            figures["learning_rate"] = _number(line.get("learning_rate"))
-    return figures
-
-
-def _tail(path: Path) -> str:
+def _planned_steps(config: Path | None) -> int:
+    """0 where they are not known."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            return file.read(TAIL_BYTES).decode("utf-8", "replace")
+        steps = 0 if config is None else json.loads(config.read_text("utf-8"))["settings"]["steps"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return 0
+    return steps if is_whole(steps) and steps > 0 else 0
+
+
+def _date(folder: Path) -> float:
+    """When a run was begun, seconds since 1970; 0 = there is no run."""
+    try:
+        path = _own_file(folder, CONFIG)
+        return 0.0 if path is None else path.stat().st_mtime
     except OSError:
-        return ""
-
-
-def _recipe(folder: Path) -> tuple[list[str], list[int]]:
-    """(prompts, [width, height]) of the previews; none and 0 where they are not known."""
-    drawn_with = _json(_own_file(folder, RECIPE))
-    if not isinstance(drawn_with, list) or len(drawn_with) < 2:
-        return [], [0, 0]
-    prompts, size = drawn_with[:2]
-    is_prompts = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
-    is_size = isinstance(size, list) and len(size) == 2 and all(map(_whole, size))
-    return prompts if is_prompts else [], size if is_size else [0, 0]
+        return 0.0
 
 
 def _own_file(folder: Path, name: str) -> Path | None:
     """A file that lies in the folder itself, not one that a link leads to."""
     path = folder / name
-    return path if path.is_file() and not path.is_symlink() else None
+    return path if _holds(lambda: path.is_file() and not path.is_symlink()) else None
 
 
-def _json(path: Path | None) -> Any:
+def _holds(question: Callable[[], bool]) -> bool:
+    """Whether it is so; what may not be looked at is not."""
     try:
-        return None if path is None else _parsed(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _whole(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _number(value: Any) -> float | None:
-    return rounded(value) if isinstance(value, float) else None
+        return question()
+    except OSError:
+        return False
 
 
 def _step_of(name: str, start: str) -> int:

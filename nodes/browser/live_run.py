@@ -5,20 +5,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...trainer.events import Activity, RunStart, StepReport, Wish
-from ...trainer.runs.loss_history import LossHistory, read_history, rounded
-from .run_pictures import list_pictures
-from .run_state import LIVE, blank_state, validation_columns, without_folders
-from .wishes import Wishes
+from ...trainer.runs.drawings import drawn_with, list_drawings
+from ...trainer.runs.loss_history import LoggedRun, LossHistory, read_history, rounded
+from ...trainer.runs.run_folder import METRICS, REPORT_PAGE, SAMPLES
+from .asked_wishes import AskedWishes
+from .state_fields import LIVE, blank_state, shown_message, validation_columns
 
 STEPS_TIMED = 50  # whose median is the time of a step
 POINTS_KEPT = 4000  # for the next event; who missed more reads the whole run
-METRICS, SAMPLES, REPORT = "metrics.jsonl", "samples", "report.html"
 
 Memory = Mapping[str, Any]
 
@@ -75,14 +75,15 @@ class LiveRun:
             "started": round(time.time(), 3),
         }
         self._began, self._ended = time.monotonic(), 0.0
-        self._wishes = Wishes()
-        self._is_trained = False
+        self._wishes = AskedWishes()
+        self._hidden: Sequence[Path] = ()
         self._seconds: deque[float] = deque(maxlen=STEPS_TIMED)
         self._history = LossHistory()
         self._points: deque[tuple[int, float | None, float | None]] = deque(maxlen=POINTS_KEPT)
         self._measured: dict[int, float | None] = {}
         self._checkpoints: dict[int, Path] = {}
         self._prompts: list[str] = []
+        self._start: RunStart | None = None
         self._pictures: dict[int, dict[int, Path]] = {}
         self._changed: set[str] = set()
         self._memory: Callable[[], Memory | None] | None = None
@@ -97,27 +98,34 @@ class LiveRun:
         self._on_change(self)
 
     def measure_memory(self, memory: Callable[[], Memory | None]) -> None:
-        """`memory` is read with each event from now on until the run ends."""
+        """`memory`, which never raises, is read with each event from now on until the run ends."""
         self._memory = memory
+
+    def hide_folders(self, folders: Sequence[Path]) -> None:
+        """Messages tell of these folders, which they may well name, no more than their names."""
+        self._hidden = folders
 
     def begin(self, start: RunStart) -> None:
         """Take in what an earlier call of the same run has left, if it goes on."""
-        logged = read_history(start.folder / METRICS, start.step if start.step else -1)
-        pictures = list_pictures(start.folder / SAMPLES, start.step) if start.step else {}
-        kept = [(step, file) for step, file in self._kept_files(start.name) if step <= start.step]
+        logged, pictures, kept, recipe = LoggedRun(), {}, {}, None
+        if start.step:
+            logged = read_history(start.folder / METRICS, start.step)
+            pictures = list_drawings(start.folder / SAMPLES, start.step)
+            kept = {step: file for step, file in self._kept_files(start.name) if step <= start.step}
+            recipe = drawn_with(start.folder) if pictures else None
         columns = logged.losses.columns()
         with self._changing("validation", "checkpoints", "previews"):
-            self.folder = start.folder
-            self._prompts = list(start.prompts)
+            self.folder, self._start = start.folder, start
+            self._prompts = list(start.prompts if recipe is None else recipe.prompts)
             self._pictures = pictures
-            self._checkpoints = dict(kept) if start.step else {}
+            self._checkpoints = kept
             self._history = logged.losses
             self._measured = dict(logged.validation)
             self._state |= {
                 "name": start.name,
                 "step": start.step,
                 "num_steps": start.num_steps,
-                "picture_size": list(start.size),
+                "picture_size": list(start.size if recipe is None else recipe.size),
                 "loss": columns["loss"][-1] if columns["loss"] else None,
                 "learning_rate": columns["learning_rate"][-1] if columns["loss"] else None,
                 "held_out_loss": logged.validation[-1][1] if logged.validation else None,
@@ -126,8 +134,11 @@ class LiveRun:
                 self._state["revision"] += 1  # a browser that misses one reads all that was before
 
     def activity(self, name: Activity) -> None:
-        with self._changing(state=name, phase="", done=0, total=0):
-            pass
+        with self._changing(phase="", done=0, total=0):
+            if name == "ending":  # what it does for that it tells next
+                self._wishes.end_steps()
+            else:
+                self._state["state"] = name
 
     def phase(self, name: str, done: int, total: int) -> None:
         with self._changing(phase=name, done=done, total=total):
@@ -159,12 +170,18 @@ class LiveRun:
             self._measured[step] = rounded(loss)
 
     def preview(self, step: int, pictures: Sequence[Path]) -> None:
-        if pictures:
-            with self._changing("previews"):
-                self._pictures[step] = dict(enumerate(pictures))
+        if not pictures:
+            return
+        with self._changing("previews"):
+            if self._start is not None and self._prompts != list(self._start.prompts):
+                self._pictures.clear()  # they were put aside: these are others
+                self._prompts = list(self._start.prompts)
+            if self._start is not None:
+                self._state["picture_size"] = list(self._start.size)
+            self._pictures[step] = dict(enumerate(pictures))
 
     def note(self, text: str) -> None:
-        with self._changing(message=without_folders(text)):
+        with self._changing(message=shown_message(text, self._hidden)):
             pass
 
     def settle(self, end: RunEnd) -> None:
@@ -177,23 +194,21 @@ class LiveRun:
             summary=end.summary,
             is_reloaded=end.is_reloaded,
         ):
-            self._is_trained = True
-            self._wishes.clear()
+            self._wishes.close()
 
     def end(self, state: str, message: str = "") -> None:
         """It is "done", "failed" or "cancelled"; `message` says why, if not empty."""
-        has_report = state == "done" and self.folder is not None and (self.folder / REPORT).is_file()
+        has_report = state == "done" and self.folder is not None and (self.folder / REPORT_PAGE).is_file()
         with self._changing(state=state, phase="", done=0, total=0, has_report=has_report):
-            self._state["message"] = without_folders(message) or self._state["message"]
+            self._state["message"] = shown_message(message, self._hidden) or self._state["message"]
             self._ended = time.monotonic()
-            self._wishes.clear()
+            self._wishes.close()
             self._memory = None
 
     def ask(self, wish: str) -> str:
         """Note a wish of `WISHES`; a sentence when it cannot be granted now, else empty."""
         with self._lock:
             refusal = self._wishes.refusal(wish, self._state)
-            refusal = refusal or ("it has trained to its end" if self._is_trained else "")
             if not refusal:
                 self._wishes.ask(wish)
         if not refusal:
@@ -219,14 +234,13 @@ class LiveRun:
         state = self._state
         until = self._ended or time.monotonic()
         seconds = statistics.median(self._seconds) if self._seconds else None
-        is_live = state["state"] in LIVE
-        has_left = is_live and seconds is not None and not self._is_trained
+        has_left = state["state"] in LIVE and seconds is not None and not self._wishes.is_over
         return state | {
             "seconds_per_step": rounded(seconds),
             "elapsed": round(until - self._began, 1),
             "left": rounded((state["num_steps"] - state["step"]) * seconds) if has_left else None,
-            "wishes": self._wishes.waiting(state) if is_live else [],
-            "can": [] if self._is_trained else self._wishes.possible(state),
+            "wishes": self._wishes.waiting(state),
+            "can": self._wishes.possible(state),
         }
 
     def full(self) -> dict[str, Any]:
@@ -237,10 +251,8 @@ class LiveRun:
 
     def take_event(self) -> dict[str, Any]:
         """What has happened since the event before; looks at files."""
-        read_memory, memory = self._memory, None
-        if read_memory is not None:
-            with suppress(RuntimeError, OSError):  # a device that has failed tells nothing any more
-                memory = read_memory()
+        read_memory = self._memory
+        memory = None if read_memory is None else read_memory()
         with self._lock:
             self._state["revision"] += 1
             self._state["memory"] = memory or self._state["memory"]
@@ -271,7 +283,9 @@ class LiveRun:
     def report(self) -> Path | None:
         """The page about the run, once it is there."""
         with self._lock:
-            return self.folder / REPORT if self._state["has_report"] and self.folder is not None else None
+            return (
+                self.folder / REPORT_PAGE if self._state["has_report"] and self.folder is not None else None
+            )
 
 
 def _exist(files: Mapping[int, Path]) -> bool:

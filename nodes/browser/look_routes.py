@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from ...trainer.errors import InputError
-from .dataset_look import DatasetChoice, DatasetLooks, SupersededError
+from .dataset_look import DatasetChoice, DatasetLooks, NoSuchFolderError, SupersededError
 from .json_body import BadRequestError, answer, json_body, refusal
 from .settings_look import SettingsChoice, settings_look
 
@@ -35,6 +35,8 @@ async def _answered(request: web.Request, ask: Any) -> web.Response:
         return answer(await ask(await json_body(request)))
     except BadRequestError as error:
         return refusal(error.status, str(error))
+    except NoSuchFolderError as error:
+        return answer({"error": str(error), "is_missing": True})
     except InputError as error:
         return answer({"error": str(error)})
     except SupersededError:
@@ -51,10 +53,10 @@ async def _dataset(looks: DatasetLooks, content: dict[str, Any]) -> dict[str, An
 async def _settings(looks: DatasetLooks, content: dict[str, Any]) -> dict[str, Any]:
     """The look; a dataset that cannot be used is told beside it, not instead of it."""
     choice = SettingsChoice.of(content)
-    if choice.dataset is None:
+    if not choice.datasets:
         return await asyncio.to_thread(settings_look, choice, None)
     try:
-        dataset = await looks.dataset(choice.dataset, _asker(content))
+        dataset = await looks.dataset(choice.datasets, _asker(content))
     except InputError as error:
         look = await asyncio.to_thread(settings_look, choice, None)
         return {**look, "dataset_error": str(error)}

@@ -10,11 +10,12 @@ from typing import Any
 
 from aiohttp import web
 
+from ...trainer.runs.drawings import UNREADABLE
+from .asked_wishes import WISHES
 from .earlier_runs import EarlierRuns
 from .json_body import BadRequestError, answer, json_body, refusal
 from .live_runs import LiveRuns
 from .small_pictures import SmallPictures
-from .wishes import WISHES
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -68,7 +69,7 @@ class RunRoutes:
             return web.FileResponse(path, headers=PICTURE_HEADERS)
         try:
             jpeg, changed = await asyncio.to_thread(self._shrink, path)
-        except OSError:
+        except UNREADABLE:
             return refusal(404, "the picture cannot be read")
         response = web.Response(body=jpeg, content_type="image/jpeg", headers=PICTURE_HEADERS)
         response.last_modified = changed

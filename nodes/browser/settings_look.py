@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...trainer.config import SECTIONS
 from ...trainer.settings.presets import Settings, Widgets, chosen_values, prepared, preset_notes, resolve
-from .dataset_look import DatasetChoice
+from .dataset_look import MAX_KEPT, DatasetChoice
 from .json_body import BadRequestError
 from .widget_values import made_of_widgets
 
@@ -31,17 +31,20 @@ _PLACES = {
 
 @dataclass(frozen=True, slots=True)
 class SettingsChoice:
-    """What a trainer node is set to; `unknown` are widgets and sections that another node fills in a run."""
+    """What a trainer node is set to; `unknown` are widgets and sections that another node fills in a run.
+
+    Several `datasets` are joined.
+    """
 
     preset: str
     widgets: Widgets
     settings: Settings
-    dataset: DatasetChoice | None
+    datasets: tuple[DatasetChoice, ...]
     unknown: frozenset[str]
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "SettingsChoice":
-        """The body of a request: preset, widgets, settings by section, dataset or null, unknown names.
+        """The body of a request: preset, widgets, settings by section, dataset(s) or null, unknown names.
 
         Raises:
             BadRequestError: another form, or values of other types.
@@ -61,14 +64,22 @@ class SettingsChoice:
         }
         sent = content.get("widgets", {})
         named = {"name": "x", **sent} if isinstance(sent, dict) else sent  # the name decides nothing here
-        dataset = content.get("dataset")
         return cls(
             preset=preset,
             widgets=made_of_widgets(Widgets, named, "widgets"),
             settings=Settings(**plugged),
-            dataset=None if dataset is None else DatasetChoice.of(dataset),
+            datasets=_datasets(content.get("dataset")),
             unknown=frozenset(unknown or ()),
         )
+
+
+def _datasets(content: Any) -> tuple[DatasetChoice, ...]:
+    if content is None:
+        return ()
+    several = content if isinstance(content, list) else [content]
+    if not 1 <= len(several) <= MAX_KEPT:
+        raise BadRequestError(f"dataset: one, or a list of at most {MAX_KEPT}, is expected")
+    return tuple(map(DatasetChoice.of, several))
 
 
 def settings_look(choice: SettingsChoice, dataset: "TrainingSet | None") -> dict[str, Any]:
@@ -103,9 +114,9 @@ def settings_look(choice: SettingsChoice, dataset: "TrainingSet | None") -> dict
 
 
 def _length(choice: SettingsChoice, dataset: "TrainingSet | None") -> dict[str, Any]:
-    """The sentence of the run's own report, which counts the pictures trained on, and its last numbers."""
+    """The sentence of the run's own report, which counts the pictures trained on, and its numbers."""
     if dataset is None:
-        return {"arithmetic": "", "steps": 0, "epochs": 0}
+        return {"arithmetic": "", "steps": 0, "epochs": 0, "numbers": None}
     from ...trainer.runs.run_report import describe_arithmetic
 
     config = resolve(choice.preset, choice.widgets, choice.settings, dataset)
@@ -116,6 +127,13 @@ def _length(choice: SettingsChoice, dataset: "TrainingSet | None") -> dict[str, 
         "arithmetic": describe_arithmetic(config, trained),
         "steps": config.steps,
         "epochs": round(config.steps / an_epoch, 1),
+        "numbers": {
+            "pictures": len(trained.pictures),
+            "samples": trained.num_samples,
+            "batch": config.batch_size,
+            "accumulation": config.run.gradient_accumulation,
+            "an_epoch": an_epoch,
+        },
     }
 
 

@@ -25,7 +25,7 @@ class SmallPictures:
         """The picture as a JPEG of at most 256 pixels a side.
 
         Raises:
-            OSError: it is gone, or no picture.
+            UNREADABLE of trainer.runs.drawings: it is gone, or no sound PNG.
         """
         facts = path.stat()
         key = (str(path), facts.st_mtime_ns, facts.st_size)
@@ -45,7 +45,7 @@ class SmallPictures:
 
 
 def _shrunk(path: Path) -> bytes:
-    with Image.open(path) as picture:
+    with Image.open(path, formats=["PNG"]) as picture:
         small = picture.convert("RGB")
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     written = io.BytesIO()

@@ -7,15 +7,34 @@ import comfy.model_management
 import psutil
 import torch
 
-Reader = Callable[[], dict[str, Any]]
+Reader = Callable[[], dict[str, Any] | None]
+
+GAUGE_ERRORS = (RuntimeError, AssertionError, OSError, psutil.Error)
+"""What a device that has failed, a torch without its driver, or a process that may not look at itself raises;
+the first two as torch does."""
 
 
 def memory_reader(device: torch.device) -> Reader:
     """A function that gives {"used", "peak", "total"} in bytes and "where" they are, "GPU" or "RAM".
 
     The peak is the one since this call. On CUDA it counts what this process has in tensors; elsewhere what
-    readings have found.
+    readings have found. Figures are worth no run: what cannot be read is None, and nothing is raised.
     """
+    try:
+        read = _reader(device)
+    except GAUGE_ERRORS:
+        return lambda: None
+    return lambda: _or_none(read)
+
+
+def _or_none(read: Reader) -> dict[str, Any] | None:
+    try:
+        return read()
+    except GAUGE_ERRORS:
+        return None
+
+
+def _reader(device: torch.device) -> Reader:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return lambda: _figures(

@@ -137,6 +137,12 @@ def run_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / "sdxl_trainer"
 
 
+def known_folders() -> list[Path]:
+    """Those that a sentence about a run may well name: for LoRA files, runs, input and output."""
+    named = [*folder_paths.get_folder_paths("loras"), folder_paths.get_input_directory()]
+    return [*map(Path, named), run_folder(), Path(folder_paths.get_output_directory())]
+
+
 def lora_choices() -> list[str]:
     return folder_paths.get_filename_list("loras")
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import comfy.model_management
 import comfy.utils
@@ -10,12 +10,7 @@ import comfy.utils
 from ...trainer.events import SilentListener
 from .server import show_text
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 log = logging.getLogger(__name__)
-
-PREVIEW_SIDE = 1024  # longest side of what is sent to the browser
 
 
 class HostListener(SilentListener):
@@ -30,7 +25,6 @@ class HostListener(SilentListener):
         self._node_id = node_id
         self._bar: Any = None
         self._phase = ""
-        self._place = (0, 1)
         self._interrupted = False
 
     def phase(self, name: str, done: int, total: int) -> None:
@@ -57,13 +51,12 @@ class HostListener(SilentListener):
         self._update(done, total)
         self._say(text)
 
-    def _update(self, done: int, total: int, picture: "Image.Image | None" = None) -> None:
-        self._place = (done, total)
+    def _update(self, done: int, total: int, *preview: Any) -> None:
+        """Move the bar; `preview` is what ComfyUI's own call takes beside."""
         if self._bar is None:
             self._bar = comfy.utils.ProgressBar(total, node_id=self._node_id)
-        preview = ("JPEG", picture, PREVIEW_SIDE) if picture is not None else None
         try:
-            self._bar.update_absolute(done, total, preview)
+            self._bar.update_absolute(done, total, *preview)
         except comfy.model_management.InterruptProcessingException:
             self._interrupted = True
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import torch
 
-from ...trainer.errors import InputError
+from ...trainer.errors import InputError, reason_of
 from ...trainer.events import Activity, RunStart, StepReport, Wish
 from .progress import HostListener
 from .server import is_there
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..browser.live_run import LiveRun
 
+PREVIEW_SIDE = 1024  # longest side of what is sent to the browser
 PREVIEW_TILE = 256  # pixels of each picture on the node
 PREVIEW_COLUMNS = 3
 
@@ -32,6 +33,7 @@ class RunListener(HostListener):
     def __init__(self, node_id: str | None, run: "LiveRun") -> None:
         super().__init__(node_id)
         self._run = run
+        self._place = (0, 1)
 
     def begin(self, start: RunStart) -> None:
         self._run.begin(start)
@@ -56,7 +58,7 @@ class RunListener(HostListener):
     def preview(self, step: int, pictures: Sequence[Path]) -> None:
         self._run.preview(step, pictures)
         if pictures:
-            self._update(*self._place, picture=_side_by_side(pictures))
+            self._update(*self._place, ("JPEG", _side_by_side(pictures), PREVIEW_SIDE))
 
     def note(self, text: str) -> None:
         super().note(text)
@@ -70,6 +72,10 @@ class RunListener(HostListener):
 
     def is_paused(self) -> bool:
         return self._run.is_paused()
+
+    def _update(self, done: int, total: int, *preview: Any) -> None:
+        self._place = (done, total)
+        super()._update(done, total, *preview)
 
     def _say(self, text: str) -> None:
         """The panel says it."""
@@ -98,7 +104,7 @@ def _sentence(error: BaseException) -> str:
             "resolution of the dataset"
         )
     if isinstance(error, OSError):  # its own text holds the whole path
-        return f"{type(error).__name__}: {error.strerror or error} ({Path(str(error.filename or '')).name})"
+        return f"{type(error).__name__}: {reason_of(error)} ({Path(str(error.filename or '')).name})"
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 

@@ -5,6 +5,7 @@ import sys
 import types
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -89,6 +90,7 @@ def test_everything_that_a_run_tells_reaches_the_panel(listener, run, tmp_path):
     listener.begin(start)
     listener.activity("measuring")
     assert run.light()["state"] == "measuring"
+    assert run.light()["can"]
     listener.validation(4, 0.125, True)
     (tmp_path / "cat-step000004.safetensors").touch()
     listener.checkpoint(4, tmp_path / "cat-step000004.safetensors")
@@ -174,3 +176,32 @@ def test_memory_of_the_cpu_is_that_of_the_process():
     del ballast
     assert during["peak"] >= first["used"] + 2**26
     assert read()["peak"] == during["peak"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: device-side assert triggered"),
+        AssertionError("Torch not compiled with CUDA enabled"),
+        OSError(13, "Permission denied"),
+        psutil.AccessDenied(1),
+    ],
+)
+def test_a_gauge_that_fails_gives_nothing_and_costs_nothing(run, monkeypatch, error):
+    from sdxl_trainer.nodes.comfy_bridge import device_memory
+
+    def fail(*_):
+        raise error
+
+    read = device_memory.memory_reader(torch.device("cpu"))
+    run.measure_memory(read)
+    before = run.take_event()["memory"]
+    monkeypatch.setattr(psutil, "Process", fail)
+    assert read() is None
+    run.note("still told")
+    event = run.take_event()
+    assert (event["message"], event["memory"]) == ("still told", before)
+    monkeypatch.setattr(psutil, "virtual_memory", fail)
+    assert device_memory.memory_reader(torch.device("cpu"))() is None
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", fail)
+    assert device_memory.memory_reader(torch.device("cuda"))() is None

@@ -38,6 +38,20 @@ def test_trains_on_the_stand_in_and_draws_the_sheet(command, arguments, tmp_path
     assert said.rstrip().endswith(f", {page}")
 
 
+def test_a_report_that_could_not_be_written_is_not_said_to_be(command, arguments, monkeypatch, capsys):
+    import sdxl_trainer.trainer.report.write_report as write_report
+
+    def fail(facts):
+        raise ValueError("odd numbers")
+
+    assert command.main([*arguments, "--steps", "1", "--name", "zyx"]) == 0
+    assert "report.html" in capsys.readouterr().out
+    monkeypatch.setattr(write_report, "html_report", fail)
+    assert command.main([*arguments, "--steps", "2", "--name", "zyx"]) == 0
+    assert "report.html could not be written (ValueError: odd numbers)" in (said := capsys.readouterr().out)
+    assert said.rstrip().endswith("zyx-2.safetensors")
+
+
 def test_bad_input_is_one_sentence_and_status_1(command, arguments, capsys):
     assert command.main([*arguments, "--steps", "2", "--name", "a/b"]) == 1
     said = capsys.readouterr().err

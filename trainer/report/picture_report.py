@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 from ..data.contact_sheet import SheetStyle, contact_sheet
 from .chart_drawing import draw_chart
 from .chart_picture import to_picture
+from .dataset_pictures import ShownPicture
 from .lettering import LINE, font_for, wrapped, write
 from .loss_chart import Proposal
 from .preview_grid import PreviewGrid, thinned
@@ -14,9 +15,10 @@ from .report_facts import ReportFacts
 from .settings_table import SettingsSection
 from .thumbnails import Thumbnail, evenly_chosen
 
-WIDTH = 1600
+WIDTH, MOST_HEIGHT = 1600, 4500
+"""Pixels; rows of previews and of pictures are left out where it would be higher, all but one of each."""
 MOST_COLUMNS, MOST_ROWS = 9, 8
-MOST_PICTURES, PICTURES_IN_A_ROW = 20, 5
+SHEET_ROWS, PICTURES_IN_A_ROW = 4, 5
 _MARGIN, _GAP, _PADDING = 48, 16, 28
 _SHEET_GAP = 14  # of a contact sheet, at its left edge too
 _INNER = WIDTH - 2 * _MARGIN
@@ -24,27 +26,33 @@ _PAPER, _CARD, _LINE = "#f4f4f1", "#ffffff", "#dddcd5"
 _INK, _FAINT, _ACCENT, _SOFT = "#222222", "#67675f", "#b3380f", "#fbeee8"
 _TITLE, _HEADING, _TEXT, _SMALL = 52, 30, 22, 18
 _LARGEST_CELL, _FRAME = 320, 6
-_MOST_SENTENCES, _MOST_LINES, _LONGEST_VALUE = 12, 3, 60
+_MOST_CHECKS, _MOST_NOTES, _MOST_LINES, _LONGEST_VALUE = 6, 8, 2, 60
+_SHARE_OF_SHEET = 0.4  # of the room that the previews and the sheet have together
 
 
 def picture_report(facts: ReportFacts) -> Image.Image:
-    """The picture, mode RGB, 1600 pixels wide and at most some 6,000 high."""
-    blocks = [
-        _header(facts),
-        *_previews(facts.previews, facts.proposal),
-        *_loss(facts),
-        *_pictures(facts),
-        *_sentences("Checked at the end", facts.told.checks),
-        *_sentences("Notes", [*facts.told.notes, *facts.failures]),
+    """The picture, mode RGB, 1600 pixels wide and at most some 4,500 high."""
+    header, loss = [_header(facts)], list(_loss(facts))
+    end = [
+        *_sentences("Checked at the end", facts.told.checks, _MOST_CHECKS),
+        *_sentences("Notes", [*facts.told.notes, *facts.failures], _MOST_NOTES),
         *_settings(facts.settings),
     ]
-    height = 2 * _MARGIN + sum(block.height + _GAP for block in blocks)
-    page = Image.new("RGB", (WIDTH, height), _PAPER)
+    room = MOST_HEIGHT - 2 * _MARGIN - _height([*header, *loss, *end])
+    share = _SHARE_OF_SHEET if facts.pictures.pictures else 0
+    previews = _previews(facts.previews, facts.proposal, round(room * (1 - share)))
+    blocks = [*header, *previews, *loss, *_pictures(facts, room - _height(previews)), *end]
+    page = Image.new("RGB", (WIDTH, 2 * _MARGIN + _height(blocks)), _PAPER)
     top = _MARGIN
     for block in blocks:
         page.paste(block, (_MARGIN, top))
         top += block.height + _GAP
     return page
+
+
+def _height(blocks: Sequence[Image.Image]) -> int:
+    """Of blocks that stand below each other, each with the gap after it."""
+    return sum(block.height + _GAP for block in blocks)
 
 
 def _blank(height: int, color: str = _PAPER) -> tuple[Image.Image, ImageDraw.ImageDraw]:
@@ -118,24 +126,34 @@ def _headline(pairs: Sequence[tuple[str, str]]) -> Image.Image:
     return block
 
 
-def _previews(grid: PreviewGrid, proposal: Proposal) -> Iterator[Image.Image]:
+def _previews(grid: PreviewGrid, proposal: Proposal, room: int) -> list[Image.Image]:
+    """As many prompts as `room` pixels hold, at least one."""
     if not grid.steps:
-        return
-    yield _heading("Previews while it learned")
+        return []
     steps = thinned(grid.steps, MOST_COLUMNS, proposal.step)
     chosen = [grid.steps.index(step) for step in steps]
     cell = min(_LARGEST_CELL, (_INNER - 2 * _FRAME + _GAP) // len(steps) - _GAP)
-    yield _step_titles(steps, cell, proposal)
-    for prompt, pictures in list(zip(grid.prompts, grid.cells, strict=True))[:MOST_ROWS]:
-        yield _paragraph(prompt or "(no prompt)", _TEXT, most=2)
-        yield _row([pictures[index] for index in chosen], steps, cell, proposal)
+    blocks = [_heading("Previews while it learned"), _step_titles(steps, cell, proposal)]
+    room -= _height(blocks) + round(_SMALL * LINE) + 2 * _GAP  # what is left out is told below
+    rows = list(zip(grid.prompts, grid.cells, strict=True))[:MOST_ROWS]
+    titles = [_paragraph(prompt or "(no prompt)", _TEXT, most=2) for prompt, _ in rows]
+    size = cell, max(_LARGEST_CELL, (room - _height(titles)) // len(rows) - _GAP - 2 * _FRAME)
+    shown = 0
+    for title, (_, pictures) in zip(titles, rows, strict=True):
+        row = [title, _row([pictures[index] for index in chosen], steps, size, proposal)]
+        room -= _height(row)
+        if shown and room < 0:
+            break
+        blocks += row
+        shown += 1
     notes = []
     if len(steps) < grid.num_steps:
         notes.append(f"{len(steps)} of the {grid.num_steps} steps that were drawn")
-    if grid.num_prompts > MOST_ROWS:
-        notes.append(f"{MOST_ROWS} of {grid.num_prompts} prompts")
+    if shown < grid.num_prompts:
+        notes.append(f"{shown} of {grid.num_prompts} prompts")
     if notes:
-        yield _paragraph(f"Shown: {', '.join(notes)}.", _SMALL, _FAINT)
+        blocks.append(_paragraph(f"Shown: {', '.join(notes)}.", _SMALL, _FAINT))
+    return blocks
 
 
 def _step_titles(steps: Sequence[int], cell: int, proposal: Proposal) -> Image.Image:
@@ -155,9 +173,10 @@ def _step_titles(steps: Sequence[int], cell: int, proposal: Proposal) -> Image.I
 
 
 def _row(
-    pictures: Sequence[Thumbnail | None], steps: Sequence[int], cell: int, proposal: Proposal
+    pictures: Sequence[Thumbnail | None], steps: Sequence[int], size: tuple[int, int], proposal: Proposal
 ) -> Image.Image:
-    images = [None if picture is None else _scaled(picture.image(), cell) for picture in pictures]
+    cell, highest = size
+    images = [None if picture is None else _scaled(picture.image(), cell, highest) for picture in pictures]
     height = max((image.height for image in images if image is not None), default=cell // 2)
     block, draw = _blank(height + 2 * _FRAME)
     for index, (step, image) in enumerate(zip(steps, images, strict=True)):
@@ -173,9 +192,9 @@ def _row(
     return block
 
 
-def _scaled(image: Image.Image, width: int) -> Image.Image:
-    """As wide as its column, and no more than twice as high as wide."""
-    scale = min(width / image.width, 2 * width / image.height)
+def _scaled(image: Image.Image, width: int, highest: int) -> Image.Image:
+    """As wide as its column, and no more than twice as high as that or higher than `highest` pixels."""
+    scale = min(width / image.width, min(2 * width, highest) / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.LANCZOS)
 
@@ -190,12 +209,24 @@ def _loss(facts: ReportFacts) -> Iterator[Image.Image]:
     yield _paragraph(facts.chart_text)
 
 
-def _pictures(facts: ReportFacts) -> Iterator[Image.Image]:
+def _pictures(facts: ReportFacts, room: int) -> list[Image.Image]:
+    """As many rows as `room` pixels hold, at least one."""
     shown = facts.pictures
-    chosen = [shown.pictures[index] for index in evenly_chosen(len(shown.pictures), MOST_PICTURES)]
-    if not chosen:
-        return
-    yield _heading(f"Pictures trained on ({shown.num_pictures:,})")
+    blocks: list[Image.Image] = []
+    for most in range(SHEET_ROWS * PICTURES_IN_A_ROW, 0, -PICTURES_IN_A_ROW):
+        chosen = [shown.pictures[index] for index in evenly_chosen(len(shown.pictures), most)]
+        if not chosen:
+            break
+        blocks = [_heading(f"Pictures trained on ({shown.num_pictures:,})"), _sheet(chosen, facts)]
+        if shown.num_pictures > len(chosen):
+            more = f"and {shown.num_pictures - len(chosen):,} more"
+            blocks.append(_paragraph(more, _SMALL, _FAINT))
+        if _height(blocks) <= room:
+            break
+    return blocks
+
+
+def _sheet(chosen: Sequence[ShownPicture], facts: ReportFacts) -> Image.Image:
     style = SheetStyle(
         tile=(_INNER + _SHEET_GAP) // PICTURES_IN_A_ROW - _SHEET_GAP,
         labels=[f"{picture.size[0]}x{picture.size[1]}  {picture.name}" for picture in chosen],
@@ -206,18 +237,16 @@ def _pictures(facts: ReportFacts) -> Iterator[Image.Image]:
     sheet = contact_sheet(images, captions, PICTURES_IN_A_ROW, style)
     block, _ = _blank(sheet.height)
     block.paste(sheet, (-_SHEET_GAP, 0))
-    yield block
-    if shown.num_pictures > len(chosen):
-        yield _paragraph(f"and {shown.num_pictures - len(chosen):,} more", _SMALL, _FAINT)
+    return block
 
 
-def _sentences(title: str, sentences: Sequence[str]) -> Iterator[Image.Image]:
+def _sentences(title: str, sentences: Sequence[str], most: int) -> Iterator[Image.Image]:
     if not sentences:
         return
     yield _heading(title)
-    yield _stacked([_paragraph(f"-  {text}", most=_MOST_LINES) for text in sentences[:_MOST_SENTENCES]])
-    if len(sentences) > _MOST_SENTENCES:
-        yield _paragraph(f"and {len(sentences) - _MOST_SENTENCES} more", _SMALL, _FAINT)
+    yield _stacked([_paragraph(f"-  {text}", most=_MOST_LINES) for text in sentences[:most]])
+    if len(sentences) > most:
+        yield _paragraph(f"and {len(sentences) - most} more", _SMALL, _FAINT)
 
 
 def _settings(sections: Sequence[SettingsSection]) -> Iterator[Image.Image]:

@@ -1,8 +1,6 @@
 """The previews of a run as a grid: a row for each prompt, a column for each step at which they were drawn."""
 
-import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +9,15 @@ from PIL import Image
 
 from ..config import PreviewConfig
 from ..data.dataset import TrainingSet
-from ..runs.previews import RECIPE_FILE, preview_prompts
+from ..errors import reason_of
+from ..runs.drawings import UNREADABLE, drawn_with, list_drawings
+from ..runs.previews import preview_prompts
 from .thumbnails import Thumbnail, evenly_chosen
 
 MOST_COLUMNS, MOST_ROWS = 12, 16
 BUDGET = 2_400_000
 """Bytes of all thumbnails of the grid together."""
 _LARGEST_SIDE = 384
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no sound picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +47,19 @@ def read_previews(
         dataset: likewise.
         proposed_step: stays in when the columns are thinned.
     """
-    files = _files(folder)
+    files = list_drawings(folder)
     if not files:
         return PreviewGrid()
-    all_steps = sorted({step for step, _ in files})
-    num_prompts = 1 + max(row for _, row in files)
-    prompts = _prompts(folder, config, dataset)
+    all_steps = list(files)
+    num_prompts = 1 + max(max(rows) for rows in files.values())
+    told = drawn_with(folder.parent)  # a run that is only reloaded need not have these in its settings
+    prompts = preview_prompts(config, dataset) if told is None else told.prompts
     prompts = [*prompts, *([""] * (num_prompts - len(prompts)))][:num_prompts]
     steps = thinned(all_steps, MOST_COLUMNS, proposed_step)
     rows = range(min(num_prompts, MOST_ROWS))
     failures: list[str] = []
     most_bytes = BUDGET // (len(steps) * len(rows))
-    cells = [[_read(files.get((step, row)), most_bytes, failures) for step in steps] for row in rows]
+    cells = [[_read(files[step].get(row), most_bytes, failures) for step in steps] for row in rows]
     return PreviewGrid(prompts[: len(rows)], steps, cells, len(all_steps), num_prompts, failures)
 
 
@@ -78,30 +77,6 @@ def thinned(steps: Sequence[int], most: int, kept: int = 0) -> list[int]:
     return chosen
 
 
-def _files(folder: Path) -> dict[tuple[int, int], Path]:
-    """(step, row) -> picture."""
-    found = {}
-    try:
-        for path in folder.iterdir():
-            match = re.fullmatch(r"step-(\d+)-(\d+)\.png", path.name)
-            if match:
-                found[int(match[1]), int(match[2])] = path
-    except OSError:
-        return {}
-    return found
-
-
-def _prompts(folder: Path, config: PreviewConfig, dataset: TrainingSet) -> list[str]:
-    """Those that were drawn with, which a run that is only reloaded need not have in its settings."""
-    try:
-        recorded = json.loads((folder.parent / RECIPE_FILE).read_text("utf-8"))[0]
-    except (OSError, ValueError, LookupError, TypeError):
-        recorded = None
-    if isinstance(recorded, list) and all(isinstance(prompt, str) for prompt in recorded):
-        return recorded
-    return preview_prompts(config, dataset)
-
-
 def _read(path: Path | None, most_bytes: int, failures: list[str]) -> Thumbnail | None:
     if path is None:
         return None
@@ -109,10 +84,5 @@ def _read(path: Path | None, most_bytes: int, failures: list[str]) -> Thumbnail 
         with Image.open(path, formats=["PNG"]) as image:
             return Thumbnail.of(image, _LARGEST_SIDE, most_bytes)
     except UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or error
-        failures.append(f"{path.name} could not be read for the report: {_without_place(reason, path)}")
+        failures.append(f"{path.name} could not be read for the report: {reason_of(error)}")
         return None
-
-
-def _without_place(reason: object, path: Path) -> str:
-    return str(reason).replace(str(path), path.name)

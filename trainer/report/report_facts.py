@@ -3,8 +3,9 @@
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..data.dataset import TrainingSet
 from ..runs.loss_history import LoggedRun, read_history
 from ..runs.run_folder import RunFiles
 from ..runs.run_report import RunOutcome
+from ..runs.without_folders import without_folders
 from ..settings.part_rates import part_window
 from .chart import Chart
 from .dataset_pictures import ShownPictures, read_pictures
@@ -64,7 +66,7 @@ def gather(
     previews = read_previews(files.samples, config.preview, dataset, proposal.step)
     pictures = read_pictures(dataset)
     checkpoints = [step for step, _ in files.kept_loras()]
-    hidden = _Places.of(files, dataset)
+    hidden = _hiding(files, dataset)
     return ReportFacts(
         name=config.name,
         title=f"{_kind(config)} for {outcome.model_title}",
@@ -76,12 +78,12 @@ def gather(
         chart_text=_chart_text(outcome),
         pictures=pictures,
         told=Told(
-            report=hidden.without(told.report),
-            checks=[hidden.without(text) for text in told.checks],
-            notes=[hidden.without(text) for text in told.notes],
+            report=hidden(told.report),
+            checks=[hidden(text) for text in told.checks],
+            notes=[hidden(text) for text in told.notes],
         ),
         settings=settings_table(config, dataset),
-        failures=[*_few(previews.failures), *_few(map(hidden.without, pictures.failures))],
+        failures=[*_few(map(hidden, previews.failures)), *_few(map(hidden, pictures.failures))],
     )
 
 
@@ -174,21 +176,8 @@ def _few(sentences: Iterable[str]) -> list[str]:
     return given if more <= 0 else [*given[:_MOST_FAILURES], f"and {more} more files could not be read"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Folders of this machine, which a report that is passed on must not tell."""
-
-    folders: Sequence[Path]
-
-    @classmethod
-    def of(cls, files: RunFiles, dataset: TrainingSet) -> "_Places":
-        own = [files.folder, files.folder.parent, files.loras_folder, files.words_folder]
-        folders = {place.absolute() for place in (*own, *dataset.roots, Path.cwd(), Path.home())}
-        long = [folder for folder in folders if len(folder.parts) > 1]
-        return cls(sorted(long, key=lambda folder: len(str(folder)), reverse=True))
-
-    def without(self, text: str) -> str:
-        """The text with the name of each folder in place of its path."""
-        for folder in self.folders:
-            text = text.replace(str(folder), folder.name)
-        return text
+def _hiding(files: RunFiles, dataset: TrainingSet) -> Callable[[str], str]:
+    """Takes the folders of this machine out of a text, which a report that is passed on must not tell."""
+    own = (files.folder, files.folder.parent, files.loras_folder, files.words_folder)
+    folders = {place.absolute() for place in (*own, *dataset.roots, Path.cwd())}
+    return partial(without_folders, folders=folders)

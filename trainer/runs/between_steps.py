@@ -92,6 +92,7 @@ class BetweenSteps:
         Raises:
             InputError: it could not be written.
         """
+        self.listener.activity("ending")
         self._validate(is_last=True)
         self.listener.activity("saving")
         self.writer.save_or_explain(is_final=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def must_be_writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"the folder '{folder.name}' cannot be written to ({error.strerror or error}): check its "
+            f"the folder '{folder.name}' cannot be written to ({reason_of(error)}): check its "
             "permissions and the free disk space"
         ) from error
 

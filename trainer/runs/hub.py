@@ -17,8 +17,9 @@ from ..config import TrainConfig
 from ..data.dataset import TrainingSet
 from ..files.atomic_file import write_atomically
 from ..hub.hub_faults import LOGIN, cleaned, reason, transport_errors
+from .drawings import newest_pictures
 from .model_card import model_card
-from .previews import newest_pictures, preview_prompts
+from .previews import preview_prompts
 from .run_folder import RunFiles
 from .run_report import RunOutcome
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from ..config import TrainConfig
 from ..data.dataset import TrainingSet
 from ..files.lora_file import LoRAFile
-from .run_folder import REPORT_PAGE, REPORT_PICTURE
 from .validation import HeldOutLosses
 
 
@@ -38,8 +37,10 @@ class Result:
     `steps` are those the file was trained for: fewer than asked for where the run ended early.
     `trained_steps` counts this call's own: 0 when a finished run was reloaded. `held_out` is what was
     measured on held-out pictures; `best_step` is 0 where there are none. In `samples_folder` lie the
-    previews. `embeddings` are the files of new words, the one with all of them first; `embedding` is what a
-    prompt writes after `embedding:`, several by commas.
+    previews; `report_page` and `report_picture` tell of this end of the run, None where they could not be
+    written. `is_reloaded`: this call found the run finished and wrote no LoRA. `embeddings` are the files of
+    new words, the one with all of them first; `embedding` is what a prompt writes after `embedding:`,
+    several by commas.
     """
 
     lora_path: Path
@@ -54,17 +55,10 @@ class Result:
     held_out: HeldOutLosses = field(default_factory=HeldOutLosses)
     embeddings: tuple[Path, ...] = ()
     embedding: str = ""
+    report_page: Path | None = None
+    report_picture: Path | None = None
+    is_reloaded: bool = False
 
     @property
     def best_step(self) -> int:
         return self.held_out.best_step
-
-    @property
-    def report_page(self) -> Path:
-        """The report as one HTML page; not there where it could not be written."""
-        return self.samples_folder.parent / REPORT_PAGE
-
-    @property
-    def report_picture(self) -> Path:
-        """The report as one picture; not there where it could not be written."""
-        return self.samples_folder.parent / REPORT_PICTURE

@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 MOST_POINTS = 2000
 DIGITS = 6  # that a chart can tell apart
+END_BYTES = 16 * 1024  # of a log, whose last lines tell where the run stands
 
 
 @dataclass(slots=True)
@@ -106,10 +107,25 @@ class LoggedRun:
 
 def read_history(path: Path, until: float = math.inf) -> LoggedRun:
     """Read metrics.jsonl up to the step `until`; lines that cannot be read, or no file, are no error."""
+    return _logged(_lines(path), until)
+
+
+def read_end(path: Path) -> LoggedRun:
+    """Read the last lines of metrics.jsonl, however long it is; no file is no error."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - END_BYTES))
+            texts = file.read(END_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:
+        texts = []
+    return _logged(_parsed(texts), math.inf)
+
+
+def _logged(lines: Iterable[Mapping[str, Any]], until: float) -> LoggedRun:
     run = LoggedRun()
-    for line in _lines(path):
+    for line in lines:
         step = line.get("step")
-        if not _is_whole(step) or step > until:
+        if not is_whole(step) or step > until:
             continue
         if "validation_loss" in line:
             run.validation.append((step, rounded(_number(line["validation_loss"]))))
@@ -123,18 +139,23 @@ def read_history(path: Path, until: float = math.inf) -> LoggedRun:
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            for text in file:
-                try:
-                    line = json.loads(text)
-                except (ValueError, RecursionError):
-                    continue  # cut off by a crash
-                if isinstance(line, dict):
-                    yield line
+            yield from _parsed(file)
     except OSError:
         return
 
 
-def _is_whole(value: Any) -> bool:
+def _parsed(texts: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    for text in texts:
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue  # cut off by a crash
+        if isinstance(line, dict):
+            yield line
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value of JSON is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -47,6 +47,16 @@ class MetricsLog:
             file.write(json.dumps(line) + "\n")
 
 
+def forget_measurement(path: Path, step: int) -> None:
+    """Take what was measured after `step` out of a log; where that cannot be written, it stays."""
+    with contextlib.suppress(OSError):
+        lines = path.read_text("utf-8", "replace").splitlines()
+        kept = "".join(
+            f"{line}\n" for line in lines if _step_of(line) != step or "validation_loss" not in line
+        )
+        write_atomically(path, lambda temporary: temporary.write_text(kept, "utf-8"))
+
+
 def logged_losses(path: Path) -> list[float]:
     """The losses of the last steps; none where the log is gone."""
     losses = [line["loss"] for line in _lines(path) if isinstance(line.get("loss"), float)]

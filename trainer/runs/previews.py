@@ -1,18 +1,15 @@
 """Pictures on the way: what the LoRA draws after so many steps, from the same noise each time."""
 
 import contextlib
-import json
 import logging
-import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..config import PreviewConfig
 from ..data.captions import literal_prompt
 from ..data.dataset import TrainingSet
-from ..errors import InputError
+from ..errors import InputError, reason_of
 from ..events import Listener
 from ..files.atomic_file import write_atomically
 from ..memory_plan import empty_cache
@@ -20,10 +17,10 @@ from ..sdxl.model import TrainableModel
 from ..sdxl.text_encoder import SDXLTextEncoder
 from ..text.trained_text import TrainedText
 from ..training import Training
+from .drawings import drawing_path, list_drawings, read_recipe, recipe_of, write_recipe
 
 logger = logging.getLogger(__name__)
 
-RECIPE_FILE = "drawn_with.json"
 PREVIEW_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError)
 """What a host's sampler, decoder or another pack's patch may raise; none of it may cost a run."""
 
@@ -69,7 +66,11 @@ class Previewer:
 
     @property
     def draws_unasked(self) -> bool:
-        """Whether the settings want pictures; else they are drawn for a wish alone, and may cost nothing."""
+        """Whether the settings want pictures; else they are drawn for a wish alone, and may cost little.
+
+        What they cost without a wish: each call reads the prompts, for which the text encoders are loaded
+        even where all captions lie in the cache. A host reads prompts with weights, which no cache knows.
+        """
         return self._config.preview_every > 0
 
     def start(self, step: int) -> None:
@@ -77,29 +78,24 @@ class Previewer:
 
         Pictures of other prompts, sizes or samplers, as of an earlier run, go into a folder of their own.
         """
-        if _drawings(self._folder) and self._drawn_with() != self._recipe():
+        recipe = recipe_of(self._prompts, self._size, self._config)
+        if self._drawings() and read_recipe(self._folder.parent) != recipe:
             with contextlib.nullcontext() if self.draws_unasked else contextlib.suppress(OSError):
                 self._put_aside()
-        for path in _drawings(self._folder):
-            if _step_of(path) > step:
+        for drawn_at, path in self._drawings():
+            if drawn_at > step:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
-    def _recipe(self) -> str:
-        """All that shapes the pictures but the LoRA."""
-        return json.dumps([self._prompts, list(self._size), {**asdict(self._config), "preview_every": 0}])
-
-    def _drawn_with(self) -> str:
-        try:
-            return (self._folder.parent / RECIPE_FILE).read_text("utf-8")
-        except (OSError, ValueError):
-            return ""
+    def _drawings(self) -> list[tuple[int, Path]]:
+        """(step, picture) of all that are there."""
+        return [(step, p) for step, row in list_drawings(self._folder).items() for p in row.values()]
 
     def _put_aside(self) -> None:
         number = 1 + sum(path.is_dir() for path in self._folder.iterdir())
         place = self._folder / f"earlier-{number}"
         place.mkdir()
-        for path in _drawings(self._folder):
+        for _, path in self._drawings():
             path.rename(place / path.name)
 
     def has_drawn(self, step: int) -> bool:
@@ -125,10 +121,7 @@ class Previewer:
                     raise encoded
                 pictures = self._model.draw(training.denoiser, encoded, self._config, self._size)
             self._folder.mkdir(parents=True, exist_ok=True)
-            recipe = self._recipe()
-            write_atomically(
-                self._folder.parent / RECIPE_FILE, lambda place: place.write_text(recipe, "utf-8")
-            )
+            write_recipe(self._folder.parent, recipe_of(self._prompts, self._size, self._config))
             for path, picture in zip(paths, pictures, strict=False):
                 write_atomically(path, lambda place, image=picture: image.save(place, format="PNG"))
         except PREVIEW_ERRORS as error:
@@ -153,16 +146,15 @@ class Previewer:
 
     def _note(self, step: int, error: Exception) -> None:
         logger.warning("the preview of step %d failed", step, exc_info=error)
-        failure = (
-            f"the preview of step {step} could not be drawn ({type(error).__name__}: {error}); the training "
-            "is not touched by it"
-        )
+        kind, reason = type(error).__name__, reason_of(error)
+        why = kind if kind == reason else f"{kind}: {reason}"
+        failure = f"the preview of step {step} could not be drawn ({why}); the training is not touched by it"
         self._listener.note(failure)
         if not self.failures:
             self.failures.append(failure)
 
     def _paths(self, step: int) -> list[Path]:
-        return [self._folder / f"step-{step:06d}-{n:02d}.png" for n in range(len(self._prompts))]
+        return [drawing_path(self._folder, step, index) for index in range(len(self._prompts))]
 
 
 def preview_prompts(config: PreviewConfig, dataset: TrainingSet) -> list[str]:
@@ -174,18 +166,3 @@ def preview_prompts(config: PreviewConfig, dataset: TrainingSet) -> list[str]:
 def preview_size(config: PreviewConfig, dataset: TrainingSet) -> tuple[int, int]:
     """(width, height) of the settings, else the most frequent of the dataset, pixels."""
     return (config.width, config.height) if config.width else dataset.most_frequent_size
-
-
-def newest_pictures(folder: Path) -> list[Path]:
-    """The pictures of the last step that was drawn, in the order of their prompts."""
-    drawings = _drawings(folder)
-    newest = max(map(_step_of, drawings), default=0)
-    return [path for path in drawings if _step_of(path) == newest]
-
-
-def _drawings(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("step-*.png") if re.fullmatch(r"step-\d+-\d+", p.stem))
-
-
-def _step_of(path: Path) -> int:
-    return int(path.stem.split("-")[1])

@@ -28,14 +28,14 @@ from .between_steps import BetweenSteps, HeldOut
 from .checkpoint import (
     TrainState,
     keep_newest_state,
-    list_states,
     load_newest_state,
     load_state,
 )
 from .disk_checks import must_be_writable
+from .finished_run import forget_end, goes_past, is_complete, outcome_before
 from .hub import push_once
 from .job import Job, Result
-from .metrics_log import MetricsLog, logged_held_out_losses, logged_losses
+from .metrics_log import MetricsLog, logged_losses
 from .preparation import prepare
 from .previews import Previewer, preview_prompts, preview_size
 from .result_files import require_same_files
@@ -45,7 +45,6 @@ from .run_folder import (
     choose_run,
     is_finished,
     record_run,
-    written_as,
 )
 from .run_lock import lock_run
 from .run_metadata import run_metadata
@@ -81,7 +80,7 @@ def train(job: Job, model: TrainableModel, listener: Listener) -> Result:
             course = Course(identity.fingerprint, prepared.milestones, HeldOutLosses())
             run = _Run(job, prepared.pictures, model, listener, files, course)
             run.notes += [*notes, *prepared.pictures.notes, *prepared.notes]
-            if is_finished(files, identity.fingerprint) and run.is_written_as_asked():
+            if is_finished(files, identity.fingerprint) and is_complete(files, run.config):
                 return run.reloaded()
             with must_be_writable(files.folder):
                 files.remove_leftovers()
@@ -111,30 +110,20 @@ class _Run:
         self.notes: list[str] = []
         self.checks: list[str] = []
 
-    def is_written_as_asked(self) -> bool:
-        """Whether the finished files have the form that is wanted now; else the last state gives it."""
-        run, pivotal, written = self.config.run, self.config.pivotal, written_as(self.files)
-        has_form = written.precision in ("", run.save_precision)
-        has_copy = self.files.diffusers_lora.exists() or not run.save_diffusers
-        has_words = all(path.exists() for path in self.files.embeddings_of(self.files.lora))
-        has_bundle = written.has_bundle or not pivotal.bundle
-        if list_states(self.files.state):
-            return has_form and has_copy and has_words and has_bundle
-        return has_words or written.has_bundle  # words that are nowhere else are learned anew
-
     def reloaded(self) -> Result:
         """The result of a run that was finished before."""
-        outcome = RunOutcome.of(self.files, self.model.title, logged_held_out_losses(self.files.metrics))
-        steps = written_as(self.files).steps or self.config.steps
+        outcome = outcome_before(self.files, self.model.title)
+        steps = outcome.steps or self.config.steps
         self._tell_begin(steps)
         loss = _mean(logged_losses(self.files.metrics))
         self.checks += checks_of_reloaded(self.files)
-        return self._result(replace(outcome, steps=steps, final_loss=loss))
+        return self._result(replace(outcome, steps=steps, final_loss=loss), is_reloaded=True)
 
     def train(self) -> Result:
         config, model, pictures = self.config, self.model, self.pictures
         state = self._load_state()
         step = state.step if state else 0
+        measured = None if state is None else forget_end(self.files, self.config, self.course, state)
         self._tell_begin(step)
         cache = EncodedCache(self.job.cache_folder if config.run.cache_encoded else None, self.listener.note)
         encoding = Encoding(model, self.listener, lambda: self._stop_if_asked(step), cache)
@@ -156,7 +145,8 @@ class _Run:
             self.notes += [*notes, *text.notes]
             start = {part.name: part.weights.snapshot() for part in training.parts if part.starts_from_file}
             if state is not None:
-                self.course = replace(self.course, losses=restore(training, state))
+                losses = restore(training, state)
+                self.course = replace(self.course, losses=measured or losses)
                 state = None  # as large as the weights and moments together
             held_out = HeldOut.of(pictures.held_out, encoded.held_out)
             self._train_and_save(training, record, previewer, held_out, start)
@@ -204,9 +194,10 @@ class _Run:
             return load_state(folder, self.config.run.resume_from_step, fingerprint)
         state, damaged = load_newest_state(folder, fingerprint)
         if state is None and self.config.resume == "continue":
+            anew = "new' to train it" if self.files.lora.exists() else "auto' to start it"
             raise InputError(
                 f"resume is 'continue', but the run '{self.files.name}' has no state that can be read "
-                f"({'; '.join(damaged)}): set resume to 'auto' to start it anew"
+                f"({'; '.join(damaged)}): set resume to '{anew} anew"
             )
         self.notes += damaged
         return state
@@ -255,7 +246,7 @@ class _Run:
         with RunWriter(self.files, self.course, training, metadata, record) as writer:
             writer.require_space()
             self._stop_if_asked(training.step)
-            wishes = Wishes(training, writer, record, previewer)
+            wishes = Wishes(training, writer, record, previewer, goes_past(self.config, training.step))
             between = BetweenSteps(training, self.course, writer, record, wishes, held_out, previewer)
             with contextlib.suppress(StopEarly):
                 training.settle_text()  # as it had before anything was measured or drawn at this step
@@ -271,12 +262,15 @@ class _Run:
         if previewer is not None:
             self.notes += previewer.failures
 
-    def _result(self, outcome: RunOutcome) -> Result:
+    def _result(self, outcome: RunOutcome, is_reloaded: bool = False) -> Result:
         config, files, trained = self.config, self.files, self.pictures.trained
+        if config.logging.hub_model_id:
+            self.listener.phase("uploading", 0, 1)
         pushed = push_once(files, config, trained, outcome)
         outcome = replace(outcome, notes=[*self.notes, *pushed])
         report = describe_run(outcome, config, trained)
-        report = "\n".join([report, *write_report(files, outcome, config, trained, report, self.checks)])
+        self.listener.phase("writing the report", 0, 1)
+        written = write_report(files, outcome, config, trained, report, self.checks)
         return Result(
             lora_path=files.lora,
             name=files.name,
@@ -285,7 +279,10 @@ class _Run:
             resumed_from=outcome.resumed_from,
             final_loss=outcome.final_loss,
             trigger_words=self.job.dataset.trigger_words,
-            report=report,
+            report="\n".join([report, *written.problems]),
+            report_page=written.page,
+            report_picture=written.picture,
+            is_reloaded=is_reloaded,
             samples_folder=files.samples,
             held_out=outcome.held_out,
             embeddings=tuple(files.embeddings_beside(files.lora)),

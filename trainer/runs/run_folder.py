@@ -25,6 +25,7 @@ from .checkpoint import list_states
 from .run_identity import Identity
 
 MAX_NUMBER = 999
+CONFIG, METRICS, SAMPLES = "config.json", "metrics.jsonl", "samples"
 REPORT_PAGE, REPORT_PICTURE = "report.html", "report.png"
 
 
@@ -82,15 +83,15 @@ class RunFiles:
 
     @property
     def config(self) -> Path:
-        return self.folder / "config.json"
+        return self.folder / CONFIG
 
     @property
     def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
+        return self.folder / METRICS
 
     @property
     def samples(self) -> Path:
-        return self.folder / "samples"
+        return self.folder / SAMPLES
 
     @property
     def report(self) -> Path:

@@ -39,6 +39,13 @@ class RunOutcome:
     embedding_names: Sequence[str] = ()
     """Of new words, as a prompt writes them after `embedding:`."""
 
+    def was_asked_to_end(self, config: TrainConfig) -> bool:
+        """Whether the run ended before its last planned step, and not for want of patience."""
+        patience = config.validation.early_stop_patience
+        is_unknown = patience > 0 and self.held_out.last_step < 0  # the log is gone
+        has_lost = is_unknown or self.held_out.has_lost_patience(patience)
+        return 0 < self.steps < config.steps and (self.asked_end == self.steps or not has_lost)
+
     @classmethod
     def of(cls, files: RunFiles, model_title: str, held_out: HeldOutLosses) -> "RunOutcome":
         """What the files tell."""
@@ -89,8 +96,13 @@ def describe_arithmetic(config: TrainConfig, dataset: TrainingSet) -> str:
     batch = f"batch {config.batch_size}" + (f" x {accumulation}" if accumulation > 1 else "")
     return (
         f"{len(dataset.pictures)} pictures, {dataset.num_samples} samples an epoch / {batch} = "
-        f"{an_epoch:g} steps an epoch; {config.steps} steps = {config.steps / an_epoch:.1f} epochs"
+        f"{an_epoch:g} steps an epoch; {config.steps} steps = {epochs_text(config.steps / an_epoch)} epochs"
     )
+
+
+def epochs_text(epochs: float) -> str:
+    """A number of epochs as it is read best: "110", "1.5"."""
+    return f"{epochs:.1f}".removesuffix(".0")
 
 
 def _what_was_trained(outcome: RunOutcome, config: TrainConfig) -> str:
@@ -132,11 +144,10 @@ def _course(config: TrainConfig, part: Part) -> str:
 
 
 def _why_ended(outcome: RunOutcome, config: TrainConfig) -> str:
-    patience, held_out = config.validation.early_stop_patience, outcome.held_out
-    is_unknown = patience > 0 and held_out.last_step < 0  # the log is gone
-    if outcome.asked_end != outcome.steps and (is_unknown or held_out.has_lost_patience(patience)):
-        return f": the held-out loss had not fallen for {patience} measurements (early_stop_patience)"
-    return " because it was asked to"
+    if outcome.was_asked_to_end(config):
+        return " because it was asked to; set resume to 'continue' to go on"
+    patience = config.validation.early_stop_patience
+    return f": the held-out loss had not fallen for {patience} measurements (early_stop_patience)"
 
 
 def _what_was_done(outcome: RunOutcome) -> str:

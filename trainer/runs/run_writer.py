@@ -12,7 +12,7 @@ from types import TracebackType
 
 from safetensors import SafetensorError
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
 from ..events import Listener
 from ..training import Training
 from .asked_for import AskedFor
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 WRITE_ERRORS = (OSError, SafetensorError)
 HEADER_BYTES = 2**20
+ASKED_STATES = 2
+"""Of the checkpoints that were asked for, so many of the newest keep their state, which is larger."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ class RunWriter:
             self.save()
         except (*WRITE_ERRORS, InputError, RuntimeError) as second:
             # RuntimeError: a device that failed cannot be read. The first error is the one to show.
-            logger.warning("step %d could not be saved: %s", training.step, second)
+            logger.warning("step %d could not be saved: %s", training.step, reason_of(second))
 
     def save(self, is_final: bool = False) -> Path:
         """Write the state and the LoRA of the finished steps, then prune.
@@ -156,8 +158,8 @@ class RunWriter:
         except WRITE_ERRORS as error:
             raise InputError(
                 f"step {self._training.step} could not be saved in '{self._files.loras_folder.name}' and "
-                f"'{self._files.folder.name}' ({error}): free some disk space and run again; the run then "
-                f"goes on from step {self.saved_step}"
+                f"'{self._files.folder.name}' ({reason_of(error)}): free some disk space and run again; the "
+                f"run then goes on from step {self.saved_step}"
             ) from error
         self._listener.checkpoint(self.saved_step, path)
         return path
@@ -166,7 +168,7 @@ class RunWriter:
         try:
             return save()
         except WRITE_ERRORS as error:
-            failure = f"the checkpoint of step {self._training.step} could not be written: {error}"
+            failure = f"the checkpoint of step {self._training.step} could not be written: {reason_of(error)}"
         self.failures.append(failure)
         logger.warning(failure)
         self._listener.note(failure)
@@ -199,8 +201,9 @@ class RunWriter:
         self._best_alone = 0
 
     def _spared_states(self) -> set[int]:
-        """Steps whose state stays beside the newest two: the best, those asked for, where it was to go on."""
-        return {self._best_kept, self._training.config.run.resume_from_step, *self.asked.checkpoints}
+        """Steps whose state stays beside the newest two: the best, two asked for, where it was to go on."""
+        there = sorted(step for step in self.asked.checkpoints if self._files.kept_lora(step).exists())
+        return {self._best_kept, self._training.config.run.resume_from_step, *there[-ASKED_STATES:]}
 
     def _remove(self, lora: Path) -> None:
         """A kept LoRA and the words that belong to it."""
@@ -225,7 +228,9 @@ class RunWriter:
         # One more of each: a new file is whole before an old one goes.
         loras_bytes = (num_kept + num_best + config.run.save_diffusers + 2) * lora_bytes
         a_state = sum((4 + beside) * number for number, beside in sizes) + HEADER_BYTES
-        state_bytes = (KEPT_STATES + num_best + bool(config.run.resume_from_step) + 1) * a_state
+        num_spared = num_best + bool(config.run.resume_from_step)
+        num_spared += ASKED_STATES * self._listener.can_wish()
+        state_bytes = (KEPT_STATES + num_spared + 1) * a_state
         loras, runs = self._files.loras_folder, self._files.folder
         if loras.stat().st_dev == runs.stat().st_dev:
             require_disk_space(loras, loras_bytes + state_bytes, "the LoRA and its checkpoints")

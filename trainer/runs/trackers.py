@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import LoggingConfig
+from ..errors import reason_of
 from ..events import StepReport
 from .run_folder import RunFiles
 
@@ -156,7 +157,7 @@ class Trackers:
             package = (error.name or name).partition(".")[0]
             self._note(name, f"the package {package} is missing, install it with `pip install {name}`")
         except (*TRACKER_ERRORS, *wandb_error) as error:
-            self._note(name, str(error) or type(error).__name__)
+            self._note(name, reason_of(error))
 
     def step(self, report: StepReport) -> None:
         figures = {
@@ -194,7 +195,7 @@ class Trackers:
                 act(tracker)
             except (*TRACKER_ERRORS, *tracker.errors) as error:
                 del self._trackers[name]
-                self._note(name, str(error) or type(error).__name__)
+                self._note(name, reason_of(error))
 
     def _note(self, name: str, why: str) -> None:
         self.failures.append(

@@ -26,11 +26,18 @@ class Wishes:
         writer: of the run.
         listener: who may ask.
         previewer: draws when it is asked to; None where nobody can ask.
+        goes_past_end: a run that was asked to end before goes on past that step.
     """
 
     def __init__(
-        self, training: Training, writer: RunWriter, listener: Listener, previewer: Previewer | None
+        self,
+        training: Training,
+        writer: RunWriter,
+        listener: Listener,
+        previewer: Previewer | None,
+        goes_past_end: bool = False,
     ) -> None:
+        self._goes_past_end = goes_past_end
         self._training = training
         self._writer = writer
         self._listener = listener
@@ -47,6 +54,8 @@ class Wishes:
         """
         asked = self._writer.asked
         if asked.end and asked.end == self._training.step:
+            if self._goes_past_end:
+                return  # until something is saved, the finished file is what was asked for
             raise StopEarly
         if asked.end:
             self._write_end(0)  # it was taken up before that step, or goes on for another reason
@@ -62,7 +71,7 @@ class Wishes:
             StopEarly: it asked for the run to end.
         """
         has_granted = self._grant_all(read)
-        is_paused = self._listener.is_paused()
+        is_paused = self._is_held()
         if is_paused:
             self._pause(read)
         if has_granted or is_paused:
@@ -76,6 +85,7 @@ class Wishes:
         """
         if self._listener.should_stop():
             read()
+            self._listener.activity("ending")
             self._listener.activity("saving")
             raise CancelledError(self._training.step, self._writer.save_or_explain())
 
@@ -84,16 +94,21 @@ class Wishes:
         while (wish := self._listener.next_wish()) is not None:
             self.asked_for_pictures |= wish == "sample"
 
+    def _is_held(self) -> bool:
+        """A run that is to end takes the steps that it still needs for it."""
+        return self._listener.is_paused() and not self._is_to_end
+
     def _pause(self, read: Read) -> None:
         read()
         self._listener.activity("paused")
-        while self._listener.is_paused():
+        while self._is_held():
             self.stop_if_asked(read)
             if self._grant_all(read):
                 self._listener.activity("paused")
             else:
                 time.sleep(PAUSE_SECONDS)
         self.stop_if_asked(read)
+        self._grant_all(read)  # what was asked for together with going on, and before any further step
 
     def _grant_all(self, read: Read) -> bool:
         """Whether something was asked for and done."""

@@ -1,16 +1,20 @@
 /** What a Load Dataset node shows of its folder: the arithmetic, the sheet, and what the report warns of. */
 
 import { make, setText, show } from "../panel/elements.js";
+import { isLightTheme, watchTheme } from "../panel/theme.js";
 import { titleOf, trainerOf } from "./graph_links.js";
 import { Follower, isInView } from "./follower.js";
 import { datasetAsk, settingsAsk, widgetsOf } from "./node_values.js";
+import { openSheet } from "./sheet_layer.js";
+import { epochSentence, lengthText } from "./words.js";
 
 const WIDGET = "sdxl_trainer_look";
-const SHEET_CAP = 280; // pixels of a sheet's height while it is not enlarged
-const LARGE_WIDTH = 900; // pixels of a node with an enlarged sheet
+const SHEET_CAP = 280; // pixels of a sheet's height
 const REPORT_HEIGHT = 170;
 const ROW_GAP = 6;
 const FIRST_HEIGHT = 44; // before anything was laid out
+const INPUT_FOLDER = /^input\/(?!.*\.\.)/;
+const REMOVING = new Set(["Delete", "Backspace"]);
 
 export class DatasetLook {
     #app;
@@ -21,10 +25,11 @@ export class DatasetLook {
     #answer = null;
     #folder = undefined;
     #busy = new Set();
-    #heightBefore = null;
-    #sizeBefore = null;
     #followers;
     #observer;
+    #isThemeOld = true;
+    #unwatch = () => {};
+    #closeSheet = () => {};
 
     /**
      * @param {any} app ComfyUI's app.
@@ -59,13 +64,22 @@ export class DatasetLook {
         ];
         this.#addWidget();
         this.#observer = new ResizeObserver(() => this.#fit());
+    }
+
+    /** From now on it follows the widgets, with each tick. */
+    start() {
         this.#observer.observe(this.#parts.root);
         this.#observer.observe(this.#parts.text);
+        this.#unwatch = watchTheme(() => {
+            this.#isThemeOld = true;
+        });
     }
 
     /** @param {number} now */
     tick(now) {
-        if (isInView(this.#parts.root)) for (const follower of this.#followers) follower.tick(now);
+        if (!isInView(this.#parts.root)) return;
+        if (this.#isThemeOld) this.#theme();
+        for (const follower of this.#followers) follower.tick(now);
     }
 
     refresh() {
@@ -75,6 +89,14 @@ export class DatasetLook {
     stop() {
         for (const follower of this.#followers) follower.stop();
         this.#observer.disconnect();
+        this.#unwatch();
+        this.#closeSheet();
+    }
+
+    /** Colours can be read only while the look is in the page. */
+    #theme() {
+        this.#isThemeOld = false;
+        this.#parts.root.dataset.theme = isLightTheme(this.#parts.root) ? "light" : "dark";
     }
 
     #make() {
@@ -82,7 +104,7 @@ export class DatasetLook {
         const parts = {
             sentence: make("span", tag("arithmetic")),
             steps: make("span", { class: "sdxlt-look-steps", ...tag("steps") }),
-            error: make("div", { class: "sdxlt-look-error", role: "alert", ...tag("error") }),
+            error: make("div", { class: "sdxlt-look-error", role: "status", ...tag("error") }),
             sheet: make("img", { ...tag("sheet"), alt: "", draggable: "false" }),
             report: make("pre", { class: "sdxlt-look-report", tabindex: "0", ...tag("report") }),
             notes: make("button", { class: "sdxlt-look-notes", type: "button", "aria-expanded": "false" }),
@@ -91,12 +113,16 @@ export class DatasetLook {
         const line = make("div", { class: "sdxlt-look-line" }, parts.sentence, " ", parts.steps);
         parts.text = make("div", { class: "sdxlt-look-text" }, line, parts.error, parts.notes);
         parts.frame = make("button", { class: "sdxlt-look-sheet", type: "button" }, parts.sheet);
-        parts.frame.addEventListener("click", () => this.#toggleSize());
+        parts.frame.addEventListener("click", () => this.#enlarge());
         const attributes = { class: "sdxlt sdxlt-look", "data-busy": "false", ...tag("dataset-look") };
         parts.root = make("div", attributes, parts.text, parts.report, parts.frame);
         for (const part of [parts.error, parts.report, parts.notes, parts.frame]) show(part, false);
         // the wheel scrolls the report, not the canvas below it
         parts.report.addEventListener("wheel", (event) => event.stopPropagation());
+        // ComfyUI would remove the node
+        parts.root.addEventListener("keydown", (event) => {
+            if (REMOVING.has(event.key)) event.stopPropagation();
+        });
         return parts;
     }
 
@@ -150,13 +176,20 @@ export class DatasetLook {
         this.#answer = answer;
         this.#setBusy("pictures", false);
         const isBad = typeof answer.error === "string";
-        setText(this.#parts.sentence, isBad ? "" : answer.summary);
-        setText(this.#parts.error, isBad ? answer.error : "");
+        setText(this.#parts.sentence, isBad ? "" : epochSentence(this.#texts, answer));
+        setText(this.#parts.error, isBad ? this.#whatIsBad(answer) : "");
+        this.#parts.error.classList.toggle("sdxlt-look-todo", Boolean(answer.is_missing));
         show(this.#parts.error, isBad);
         if (isBad) setText(this.#parts.steps, "");
         this.#showNotes(isBad ? null : answer);
         this.#showSheet(isBad ? "" : answer.sheet);
         this.#fit();
+    }
+
+    /** A folder that is not there yet is nothing wrong: every shipped workflow opens with one. */
+    #whatIsBad({ error, is_missing: isMissing }) {
+        const isPlain = isMissing && INPUT_FOLDER.test(this.#folder);
+        return isPlain ? this.#texts("looks.put_pictures", { folder: this.#folder }) : error;
     }
 
     #showNotes(answer) {
@@ -168,15 +201,19 @@ export class DatasetLook {
         setText(this.#parts.notes, words.join(", ") || this.#texts("looks.report"));
         setText(this.#parts.report, answer?.report ?? "");
         show(this.#parts.notes, answer !== null);
-        const isOpen = this.#parts.notes.getAttribute("aria-expanded") === "true";
-        show(this.#parts.report, answer !== null && isOpen);
+        show(this.#parts.report, answer !== null && this.#isReportOpen());
+    }
+
+    #isReportOpen() {
+        return this.#parts.notes.getAttribute("aria-expanded") === "true";
     }
 
     #showSheet(uri) {
         const { frame, sheet } = this.#parts;
-        show(frame, Boolean(uri));
+        show(frame, Boolean(uri) && !this.#isReportOpen());
         if (!uri) {
             this.#aspect = 0;
+            this.#closeSheet();
             sheet.removeAttribute("src");
             return;
         }
@@ -186,7 +223,7 @@ export class DatasetLook {
         };
         sheet.src = uri;
         sheet.alt = this.#texts("looks.sheet");
-        frame.title = this.#texts(this.#sizeBefore ? "looks.smaller" : "looks.larger");
+        frame.title = this.#texts("looks.larger");
     }
 
     #stepsChanged(question) {
@@ -198,8 +235,7 @@ export class DatasetLook {
     #stepsAnswered(answer) {
         this.#setBusy("steps", false);
         const trainer = trainerOf(this.#app, this.#node);
-        const values = { steps: answer.steps, epochs: answer.epochs };
-        setText(this.#parts.steps, answer.steps ? this.#texts("looks.steps", values) : "");
+        setText(this.#parts.steps, answer.steps ? `→ ${lengthText(this.#texts, answer)}` : "");
         this.#parts.steps.title = trainer ? this.#texts("looks.steps_of", { title: titleOf(trainer) }) : "";
         this.#fit();
     }
@@ -210,40 +246,29 @@ export class DatasetLook {
         this.#parts.root.dataset.busy = String(this.#busy.size > 0);
     }
 
+    /** The report takes the place of the sheet, so that the node keeps its size. */
     #toggleReport() {
-        const { notes, report } = this.#parts;
-        const isOpen = notes.getAttribute("aria-expanded") !== "true";
+        const { notes, report, frame, sheet } = this.#parts;
+        const isOpen = !this.#isReportOpen();
         notes.setAttribute("aria-expanded", String(isOpen));
         show(report, isOpen);
-        this.#resize(isOpen ? null : this.#heightBefore);
-        this.#heightBefore = isOpen ? this.#heightBefore : null;
-    }
-
-    /** The sheet at a size at which captions can be read, and back. */
-    #toggleSize() {
-        const { frame, root } = this.#parts;
-        const before = this.#sizeBefore;
-        this.#sizeBefore = before ? null : [...this.#node.size];
-        root.classList.toggle("sdxlt-look-large", !before);
-        frame.title = this.#texts(before ? "looks.larger" : "looks.smaller");
-        if (!before) this.#app.canvas?.bringToFront?.(this.#node);
-        this.#node.setSize(before ?? [Math.max(this.#node.size[0], LARGE_WIDTH), this.#node.size[1]]);
+        show(frame, !isOpen && sheet.hasAttribute("src"));
         this.#fit();
     }
 
-    #resize(height) {
-        if (height) this.#node.setSize([this.#node.size[0], height]);
-        else this.#heightBefore = this.#node.size[1];
-        this.#fit();
+    #enlarge() {
+        const { root, sheet } = this.#parts;
+        const words = { title: sheet.alt, close: this.#texts("looks.close_sheet") };
+        this.#closeSheet = openSheet(sheet.src, { ...words, theme: root.dataset.theme });
     }
 
     /** Pixels the look needs: its texts as they wrap now, and the sheet at the node's width up to a cap. */
     #height() {
         const { root, text, report } = this.#parts;
         const width = (root.clientWidth || this.#node.size[0] - 20) - 2;
-        const sheet = this.#aspect ? Math.min(width * this.#aspect, this.#sizeBefore ? Infinity : SHEET_CAP) + ROW_GAP : 0;
+        const sheet = this.#aspect ? Math.min(width * this.#aspect, SHEET_CAP) + ROW_GAP : 0;
         const opened = report.hidden ? 0 : REPORT_HEIGHT + ROW_GAP;
-        return Math.ceil((text.offsetHeight || FIRST_HEIGHT) + opened + sheet + 2 * ROW_GAP);
+        return Math.ceil((text.offsetHeight || FIRST_HEIGHT) + Math.max(opened, sheet) + 2 * ROW_GAP);
     }
 
     /** Grow the node where the look needs it; never shrink what the user made larger. */

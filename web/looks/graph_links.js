@@ -13,6 +13,8 @@ const PASS_ON = new Set(
         (name) => `SDXLTrainer_${name}`,
     ),
 );
+const JOIN_DATASETS = "SDXLTrainer_JoinDatasets";
+const MOST_JOINED = 4; // the backend keeps no more of them read
 const LOAD_DATASET = "SDXLTrainer_LoadDataset";
 const TRAINERS = new Set(["SDXLTrainer_TrainSDXLLoRA", "SDXLTrainer_PivotalTuning"]);
 
@@ -91,19 +93,31 @@ function linkOf(graph, id) {
 /**
  * @param {any} app
  * @param {any} trainer
- * @returns {{source: any|null, other: any|null}} The Load Dataset node whose pictures it trains on, or the node at
- *     which nobody can tell before a run; both null without a wire.
+ * @returns {{sources: any[], other: any|null}} The Load Dataset nodes whose pictures it trains on, or the node at
+ *     which nobody can tell before a run; none and null without a wire.
  */
 export function datasetOf(app, trainer) {
-    let node = trainer;
-    for (let left = DEEPEST; left > 0; left -= 1) {
-        const origin = originOf(app, node, "dataset");
-        if (!origin) return { source: null, other: node === trainer ? null : node };
-        if (isLoadDataset(origin.node)) return { source: origin.node, other: null };
-        if (!PASS_ON.has(typeOf(origin.node))) return { source: null, other: origin.node };
-        node = origin.node;
-    }
-    return { source: null, other: node };
+    let left = DEEPEST; // of all branches together: joins of joins may share their parts
+    const collect = (node, name) => {
+        const origin = originOf(app, node, name)?.node;
+        if (!origin) return { sources: [], other: node === trainer ? null : node };
+        if (isLoadDataset(origin)) return { sources: [origin], other: null };
+        const names = inputsOf(origin);
+        left -= 1;
+        if (!names.length || left < 0) return { sources: [], other: origin };
+        const parts = names.map((each) => collect(origin, each));
+        const other = parts.find((part) => part.other)?.other ?? null;
+        const sources = parts.flatMap((part) => part.sources);
+        const isKnown = !other && sources.length <= MOST_JOINED;
+        return isKnown ? { sources, other: null } : { sources: [], other: other ?? origin };
+    };
+    return collect(trainer, "dataset");
+}
+
+/** Inputs of the datasets that a node gives on, as many pictures as they are. */
+function inputsOf(node) {
+    if (typeOf(node) === JOIN_DATASETS) return ["dataset_1", "dataset_2"];
+    return PASS_ON.has(typeOf(node)) ? ["dataset"] : [];
 }
 
 /**
@@ -114,7 +128,7 @@ export function datasetOf(app, trainer) {
 export function trainerOf(app, source) {
     let found = null;
     eachNode(app, (node) => {
-        if (!found && isTrainer(node) && !node.mode && datasetOf(app, node).source === source) found = node;
+        if (!found && isTrainer(node) && !node.mode && datasetOf(app, node).sources.includes(source)) found = node;
     });
     return found;
 }

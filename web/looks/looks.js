@@ -4,6 +4,7 @@ import { make } from "../panel/elements.js";
 import { DatasetLook } from "./dataset_look.js";
 import { Ticker } from "./follower.js";
 import { isLoadDataset } from "./graph_links.js";
+import { whileInGraph } from "./in_graph.js";
 import { PresetLook } from "./preset_look.js";
 
 const RUN_ENDED = ["execution_success", "execution_error", "execution_interrupted", "reconnected"];
@@ -14,7 +15,8 @@ const RUN_ENDED = ["execution_success", "execution_error", "execution_interrupte
  * @param {(key: string, values?: object) => string} texts Words of locales main.json, as in "looks.report".
  * @returns {{nodeCreated: (node: any) => void,
  *     presetLook: (node: any, options?: {onHeight?: () => void}) => {element: HTMLElement,
- *     show: (isShown: boolean) => void, height: () => number, destroy: () => void}}}
+ *     height: () => number, start: () => void, stop: () => void, show: (isShown: boolean) => void}}} The look of
+ *     a trainer follows its node while it is shown, between start (in a graph) and stop (out of it).
  */
 export function registerLooks(app, api, texts) {
     document.head.append(make("link", { rel: "stylesheet", href: new URL("./looks.css", import.meta.url).href }));
@@ -26,6 +28,7 @@ export function registerLooks(app, api, texts) {
 
     const start = (look) => {
         const tick = (now) => look.tick(now);
+        look.start();
         looks.add(look);
         ticker.add(tick);
         return () => {
@@ -42,21 +45,37 @@ export function registerLooks(app, api, texts) {
     return {
         nodeCreated(node) {
             if (!isLoadDataset(node)) return;
-            const stop = start(new DatasetLook(app, api, node, texts, nextAsker()));
-            const removed = node.onRemoved;
-            node.onRemoved = function (...rest) {
-                stop();
-                return removed?.apply(this, rest);
-            };
+            const look = new DatasetLook(app, api, node, texts, nextAsker());
+            whileInGraph(node, () => start(look));
         },
         presetLook(node, { onHeight } = {}) {
             const look = new PresetLook(app, api, node, texts, { asker: nextAsker(), onHeight });
-            const destroy = start(look);
+            let isStarted = false;
+            let isShown = false;
+            let end = null;
+            const settle = () => {
+                if (isStarted && isShown) {
+                    end ??= start(look);
+                } else {
+                    end?.();
+                    end = null;
+                }
+            };
             return {
                 element: look.element,
-                show: (isShown) => look.show(isShown),
                 height: () => look.height(),
-                destroy,
+                start() {
+                    isStarted = true;
+                    settle();
+                },
+                stop() {
+                    isStarted = false;
+                    settle();
+                },
+                show(isWanted) {
+                    isShown = isWanted;
+                    settle();
+                },
             };
         },
     };

@@ -60,7 +60,7 @@ export function datasetAsk(app, node) {
 /**
  * @param {any} app
  * @param {any} trainer
- * @returns {{ask: object, wired: Record<string, string>, dataset: {source: any, other: any}}} The body of a request
+ * @returns {{ask: object, wired: Record<string, string>, dataset: {sources: any[], other: any}}} The body of a request
  *     for its settings; the titles of nodes that set what cannot be told; where its pictures come from.
  */
 export function settingsAsk(app, trainer) {
@@ -78,7 +78,8 @@ export function settingsAsk(app, trainer) {
         else wired[section] = titleOf(origin.node);
     }
     const dataset = datasetOf(app, trainer);
-    const pictures = dataset.source ? datasetAsk(app, dataset.source) : null;
+    const asked = dataset.sources.map((source) => datasetAsk(app, source));
+    const pictures = asked.length && !asked.includes(null) ? asked : null;
     const unknown = Object.keys(wired).filter((key) => key !== "preset");
     return { ask: { preset, widgets, settings, dataset: pictures, unknown }, wired, dataset };
 }

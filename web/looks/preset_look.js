@@ -4,6 +4,7 @@ import { make, setText, show } from "../panel/elements.js";
 import { titleOf } from "./graph_links.js";
 import { Follower, isInView } from "./follower.js";
 import { settingsAsk } from "./node_values.js";
+import { runSentence } from "./words.js";
 
 const KINDS = ["preset", "widget", "settings", "usual"];
 const LENGTH = new Set(["steps", "epochs", "batch_size", "run", "validation"]);
@@ -17,9 +18,8 @@ export class PresetLook {
     #follower;
     #observer;
     #wired = {};
-    #dataset = { source: null, other: null };
+    #dataset = { sources: [], other: null };
     #preset = "";
-    #isShown = false;
 
     /**
      * @param {any} app ComfyUI's app.
@@ -43,17 +43,11 @@ export class PresetLook {
             onAnswer: (answer) => this.#answered(answer),
         });
         this.#observer = new ResizeObserver(() => this.#onHeight());
-        this.#observer.observe(this.#parts.inner);
     }
 
     /** @returns {HTMLElement} */
     get element() {
         return this.#parts.root;
-    }
-
-    /** @param {boolean} isShown Whether to follow the widgets and ask. */
-    show(isShown) {
-        this.#isShown = isShown;
     }
 
     /** @returns {number} Natural height in pixels, at the present width. */
@@ -63,11 +57,16 @@ export class PresetLook {
 
     /** @param {number} now */
     tick(now) {
-        if (this.#isShown && isInView(this.#parts.root)) this.#follower.tick(now);
+        if (isInView(this.#parts.root)) this.#follower.tick(now);
     }
 
     refresh() {
         this.#follower.refresh();
+    }
+
+    /** From now on it follows the widgets, with each tick. */
+    start() {
+        this.#observer.observe(this.#parts.inner);
     }
 
     stop() {
@@ -87,7 +86,7 @@ export class PresetLook {
         const order = [parts.arithmetic, parts.error, parts.rows, parts.legend, parts.note];
         parts.inner = make("div", { class: "sdxlt-preset-inner" }, ...order);
         for (const part of [parts.error, parts.note]) show(part, false);
-        const attributes = { class: "sdxlt sdxlt-preset sdxl-trainer-preset-look", "data-busy": "false" };
+        const attributes = { class: "sdxlt-preset sdxl-trainer-preset-look", "data-busy": "false" };
         parts.root = make("div", { ...attributes, ...tag("settings-look") }, parts.inner);
         return parts;
     }
@@ -99,7 +98,7 @@ export class PresetLook {
         this.#preset = ask.preset ?? "";
         if (wired.preset || !ask.preset) return null;
         // told apart though the backend is asked the same: what is shown beside its answer differs
-        const beside = { wired, source: dataset.source?.id, other: dataset.other?.id };
+        const beside = { wired, sources: dataset.sources.map((each) => each.id), other: dataset.other?.id };
         return { path: "/sdxl_trainer/looks/settings", body: ask, beside };
     }
 
@@ -110,12 +109,12 @@ export class PresetLook {
         show(this.#parts.error, isBad);
         show(this.#parts.arithmetic, !isBad);
         if (isBad) return;
-        setText(this.#parts.arithmetic, answer.arithmetic || this.#whyNoArithmetic());
-        this.#parts.arithmetic.classList.toggle("sdxlt-preset-unknown", !answer.arithmetic);
+        const arithmetic = runSentence(this.#texts, answer);
+        setText(this.#parts.arithmetic, arithmetic || this.#whyNoArithmetic());
+        this.#parts.arithmetic.classList.toggle("sdxlt-preset-unknown", !arithmetic);
         const others = Object.entries(this.#wired).map(([name, title]) => ({
             setting: name.replaceAll("_", " "),
             value: this.#texts("looks.set_by", { title }),
-            origin: title,
             kind: "settings",
         }));
         const rows = [...answer.rows, ...others];
@@ -125,9 +124,10 @@ export class PresetLook {
         show(this.#parts.note, Boolean(answer.note));
     }
 
-    #row({ setting: words, value, origin, kind }) {
+    #row({ setting: words, value, kind }) {
         const setting = words.replace(/:$/, "");
         const known = KINDS.includes(kind) ? kind : "usual";
+        const origin = this.#texts(`looks.from_${known}`, { preset: this.#preset });
         return make(
             "div",
             { class: `sdxlt-preset-row sdxlt-from-${known}`, title: `${setting}: ${value} (${origin})`, "data-setting": setting },
@@ -148,9 +148,9 @@ export class PresetLook {
 
     #whyNoArithmetic() {
         if (Object.keys(this.#wired).some((name) => LENGTH.has(name))) return this.#texts("looks.length_later");
-        const { source, other } = this.#dataset;
+        const { sources, other } = this.#dataset;
         if (other) return this.#texts("looks.pictures_later", { title: titleOf(other) });
-        return this.#texts(source ? "looks.no_folder" : "looks.no_dataset");
+        return this.#texts(sources.length ? "looks.no_folder" : "looks.no_dataset");
     }
 
     #setBusy(isBusy) {

@@ -1,4 +1,4 @@
-/** A new ApplyLoRA node beside a trainer, with the LoRA of its run chosen. */
+/** A new ApplyLoRA node beside a trainer, or in the middle of what is seen, with the LoRA of a run chosen. */
 
 const APPLY = "SDXLTrainer_ApplyLoRA";
 const GAP = 60;
@@ -21,6 +21,12 @@ function freePlace(node, size) {
     return place;
 }
 
+/** Where a node of a size stands in the middle of what the canvas shows. */
+function centreOf(canvas, size) {
+    const [left, top, width, height] = canvas.visible_area;
+    return [left + (width - size[0]) / 2, top + (height - size[1]) / 2];
+}
+
 /**
  * Loaders list a file that was made just now.
  *
@@ -34,7 +40,7 @@ export async function refreshLists(app) {
 
 /**
  * @param {any} app ComfyUI's app.
- * @param {any} trainer The trainer node; the new one goes into its graph, also inside of a subgraph.
+ * @param {any|null} trainer The trainer node; the new one stands beside it when its graph is the open one.
  * @param {string} loraFile As LoRA loaders list it.
  * @returns {Promise<any|null>} The node; null when this ComfyUI does not know its type.
  */
@@ -42,15 +48,17 @@ export async function addApplyNode(app, trainer, loraFile) {
     await refreshLists(app);
     const node = window.LiteGraph.createNode(APPLY);
     if (!node) return null;
-    node.pos = freePlace(trainer, node.size);
-    trainer.graph.add(node);
+    const graph = app.canvas.graph ?? app.graph;
+    const isBeside = Boolean(trainer) && trainer.graph === graph;
+    node.pos = isBeside ? freePlace(trainer, node.size) : centreOf(app.canvas, node.size);
+    graph.add(node);
     const widget = node.widgets?.find(({ name }) => name === "lora_name");
     if (widget) {
         widget.value = matching(widget.options?.values, loraFile);
         widget.callback?.(widget.value);
     }
     app.canvas.selectNode?.(node, false);
-    trainer.graph.setDirtyCanvas(true, true);
+    graph.setDirtyCanvas(true, true);
     return node;
 }
 

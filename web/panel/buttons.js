@@ -20,6 +20,7 @@ export class WishButtons {
     #sureTimer = 0;
     #sending = new Set();
     #state = null;
+    #isConnected = true;
 
     /**
      * @param {import("./texts.js").Texts} texts
@@ -47,10 +48,11 @@ export class WishButtons {
         }
     }
 
-    /** @param {object} state Light state of the run. */
-    update(state) {
+    /** @param {object} state Light state of the run. @param {boolean} isConnected Whether the server answers. */
+    update(state, isConnected) {
         if (this.#state?.id !== state.id) this.#disarm();
         this.#state = state;
+        this.#isConnected = isConnected;
         show(this.element, LIVE_STATES.has(state.state));
         const can = new Set(state.can ?? []);
         const asked = new Set([...(state.wishes ?? []), ...this.#sending]);
@@ -59,7 +61,7 @@ export class WishButtons {
         show(this.#buttons.go_on, holds);
         for (const wish of WISHES) {
             const button = this.#buttons[wish];
-            button.disabled = !can.has(wish) || asked.has(wish);
+            button.disabled = !isConnected || !can.has(wish) || asked.has(wish);
             button.classList.toggle("sdxlt-asked", asked.has(wish));
         }
         if (this.#buttons.finish.disabled) this.#disarm();
@@ -72,10 +74,10 @@ export class WishButtons {
         }
         this.#disarm();
         this.#sending.add(wish);
-        this.update(this.#state);
+        this.update(this.#state, this.#isConnected);
         await this.#ask(wish);
         this.#sending.delete(wish);
-        this.update(this.#state);
+        this.update(this.#state, this.#isConnected);
     }
 
     /** Ending a training cannot be taken back: the first press asks, the second one does it. */

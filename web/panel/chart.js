@@ -109,9 +109,15 @@ export class LossChart {
         this.#draw();
     }
 
-    destroy() {
+    /** Lets go of what uPlot holds of the window; the next run drawn makes it anew. */
+    rest() {
         this.uplot?.destroy();
         this.uplot = null;
+        this.#run = null;
+    }
+
+    destroy() {
+        this.rest();
         this.#plotBox.remove();
     }
 

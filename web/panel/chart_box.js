@@ -1,7 +1,7 @@
 /** A loss chart with what belongs to it: the values read off it, a smoothing slider and a switch for the axis. */
 
 import { LossChart } from "./chart.js";
-import { make, setText } from "./elements.js";
+import { make, setText, show } from "./elements.js";
 import { countText, lossText, rateText } from "./format.js";
 import { watchTheme } from "./theme.js";
 
@@ -35,8 +35,9 @@ function firstSmoothing() {
 export class ChartBox {
     #texts;
     #values = {};
+    #boxes = {};
     #observer;
-    #stopTheme;
+    #stopTheme = null;
 
     /** @param {import("./texts.js").Texts} texts */
     constructor(texts) {
@@ -52,19 +53,34 @@ export class ChartBox {
             this.controls,
         );
         this.chart = new LossChart(this.host, { onPoint: (point) => this.#showPoint(point) });
-        this.chart.setSmoothing(firstSmoothing());
-        this.chart.setLog(remembered(LOG_KEY) === "true");
         this.#observer = new ResizeObserver(() => this.chart.resize());
+    }
+
+    /** Follows its size, the theme and the smoothing of other charts; start and stop may come many times. */
+    start() {
+        if (this.#stopTheme) return;
+        this.setSmoothing(firstSmoothing(), false);
+        const isLog = remembered(LOG_KEY) === "true";
+        this.log.setAttribute("aria-pressed", String(isLog));
+        this.chart.setLog(isLog);
         this.#observer.observe(this.host);
         this.#stopTheme = watchTheme(() => this.chart.redraw());
         boxes.add(this);
     }
 
-    destroy() {
+    stop() {
         boxes.delete(this);
         this.#observer.disconnect();
-        this.#stopTheme();
-        this.chart.destroy();
+        this.#stopTheme?.();
+        this.#stopTheme = null;
+        this.chart.rest();
+    }
+
+    /** @param {import("./chart.js").ChartRun} run @param {boolean} isOther Another run, or one fetched anew. */
+    draw(run, isOther) {
+        show(this.#boxes.held, (run.validation?.step ?? []).length > 0);
+        if (isOther) this.chart.setRun(run);
+        else this.chart.update(run);
     }
 
     #makeValue(name) {
@@ -77,6 +93,7 @@ export class ChartBox {
             label,
             value,
         );
+        this.#boxes[name] = box;
         return box;
     }
 

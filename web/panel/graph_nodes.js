@@ -40,6 +40,21 @@ export function nodeOfRun(app, run) {
 }
 
 /**
+ * A copy of a workflow has its id and its nodes' ids, so that what has ended is told apart by its name.
+ *
+ * @param {any} node A trainer node.
+ * @param {string} name Of a run: as the node asked for it, or with a number after it where that was taken.
+ * @returns {boolean} Whether the node still asks for this name; true where either is unknown.
+ */
+export function asksForName(node, name) {
+    const widget = node.widgets?.find((each) => each.name === "name");
+    const isWired = node.inputs?.some((input) => input.name === "name" && input.link !== null);
+    if (!name || !widget || isWired) return true;
+    const asked = String(widget.value).trim();
+    return name === asked || (name.startsWith(`${asked}-`) && /^\d+$/.test(name.slice(asked.length + 1)));
+}
+
+/**
  * @param {any} app
  * @param {(node: any) => void} visit Called with each node, those inside of subgraphs as well, each once.
  */

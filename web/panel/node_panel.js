@@ -14,6 +14,7 @@ export class NodePanel {
     #app;
     #look;
     #frame = 0;
+    #isLifted = false;
 
     /**
      * @param {any} app ComfyUI's app.
@@ -24,38 +25,42 @@ export class NodePanel {
     constructor(app, node, makePanel, presetLook) {
         this.#app = app;
         this.node = node;
-        this.panel = makePanel({ onHeight: () => this.#fit() });
+        this.panel = makePanel({ onHeight: () => this.#fit(), onTurn: () => this.#turned() });
         this.#look = presetLook(node, { onHeight: () => this.#fit() });
         if (this.#look) this.panel.idle.append(this.#look.element);
-        this.#look?.show(true);
         this.#addWidget();
         this.#passToCanvas();
-        const onRemoved = node.onRemoved;
-        node.onRemoved = (...args) => {
-            onRemoved?.apply(node, args);
-            this.destroy();
-        };
-        /** @type {() => void} */
-        this.onDestroyed = () => {};
+    }
+
+    /** Once the node is in a graph: a copy on its way to the clipboard never is. */
+    start() {
+        this.panel.start();
+        this.#look?.start();
+        this.#turned();
+    }
+
+    stop() {
+        cancelAnimationFrame(this.#frame);
+        this.#frame = 0;
+        this.#look?.show(false);
+        this.#look?.stop();
+        this.panel.stop();
     }
 
     /** @param {string} runId "" for none. */
     show(runId) {
         this.panel.show(runId);
-        this.#look?.show(!this.panel.runId);
+        this.#turned();
+    }
+
+    #turned() {
+        this.#look?.show(this.panel.showsIdle);
         this.#fit();
     }
 
-    destroy() {
-        cancelAnimationFrame(this.#frame);
-        this.#look?.destroy();
-        this.panel.destroy();
-        this.onDestroyed();
-    }
-
     #height() {
-        const idle = this.#look ? Math.min(HIGHEST_IDLE, this.#look.height()) : 0;
-        return this.panel.minHeight() || idle;
+        const idle = this.#look && this.panel.showsIdle ? Math.min(HIGHEST_IDLE, this.#look.height()) : 0;
+        return this.panel.minHeight() + idle;
     }
 
     #addWidget() {
@@ -75,17 +80,31 @@ export class NodePanel {
     /** Lets the node grow where its parts need more; a node is never made smaller than its user made it. */
     #fit() {
         // Nodes 2.0 asks no widget for its height, and puts no margin around it
-        this.panel.element.style.minHeight = isClassic() ? "" : `${this.#height() + MARGIN}px`;
-        this.panel.element.style.paddingTop = isClassic() ? "" : `${MARGIN / 2}px`;
+        const { element } = this.panel;
+        const height = this.#height() + MARGIN;
+        if (!isClassic() && element.offsetHeight > 0 && element.offsetHeight < height) this.#lift();
+        element.style.minHeight = isClassic() ? "" : `${height}px`;
+        element.style.paddingTop = isClassic() ? "" : `${MARGIN / 2}px`;
         if (this.#frame) return;
         this.#frame = requestAnimationFrame(() => {
             this.#frame = 0;
             const { node } = this;
             if (!node.graph) return;
             const needed = node.computeSize()[1];
-            if (isClassic() && node.size[1] < needed) node.setSize([node.size[0], needed]);
+            if (isClassic() && node.size[1] < needed) {
+                node.setSize([node.size[0], needed]);
+                this.#lift();
+            }
             node.graph.setDirtyCanvas?.(true, true);
         });
+    }
+
+    /** What the node grew over lies under it, not over its buttons; once, as afterwards its user may think else. */
+    #lift() {
+        if (this.#isLifted) return;
+        this.#isLifted = true;
+        if (isClassic()) this.#app.canvas?.bringToFront?.(this.node);
+        else liftAboveOthers(this.panel.element);
     }
 
     #passToCanvas() {
@@ -123,6 +142,24 @@ export class NodePanel {
         event.stopPropagation();
         this.#app.canvas.processMouseWheel(event);
     }
+}
+
+/** Nodes 2.0 keeps its order to itself: the style sheet lifts the node until a click makes core do so. */
+function liftAboveOthers(panel) {
+    panel.dataset.front = "true";
+    const settle = ({ target }) => {
+        const clicked = target.closest?.(".lg-node");
+        const own = panel.closest(".lg-node");
+        if (own && (!clicked || !meet(clicked.getBoundingClientRect(), own.getBoundingClientRect()))) return;
+        panel.dataset.front = "false";
+        document.removeEventListener("pointerdown", settle, true);
+    };
+    document.addEventListener("pointerdown", settle, true);
+}
+
+function meet(one, other) {
+    const isBeside = one.right < other.left || other.right < one.left;
+    return !isBeside && one.top <= other.bottom && other.top <= one.bottom;
 }
 
 /** @returns {Element} Where the listener stands. */

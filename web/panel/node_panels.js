@@ -1,7 +1,8 @@
 /** All trainer nodes' panels, and which run each of them shows. */
 
-import { eachNode, nodeOfRun } from "./graph_nodes.js";
+import { asksForName, eachNode, nodeOfRun } from "./graph_nodes.js";
 import { NodePanel } from "./node_panel.js";
+import { LIVE_STATES } from "./run_store.js";
 
 const TRAINERS = new Set(["SDXLTrainer_TrainSDXLLoRA", "SDXLTrainer_PivotalTuning"]);
 const SETTLE_MS = 50;
@@ -11,6 +12,7 @@ export class NodePanels {
     #store;
     #makePanel;
     #presetLook;
+    #made = new WeakSet();
     #panels = new Map();
     #timer = 0;
 
@@ -31,15 +33,30 @@ export class NodePanels {
 
     /** @param {any} node Any new node; a trainer gets its panel. */
     nodeCreated(node) {
-        if (!TRAINERS.has(node.comfyClass) || this.#panels.has(node)) return;
+        if (!TRAINERS.has(node.comfyClass) || this.#made.has(node)) return;
+        this.#made.add(node);
         const panel = new NodePanel(
             this.#app,
             node,
             (actions) => this.#makePanel(node, actions),
             this.#presetLook,
         );
-        panel.onDestroyed = () => this.#panels.delete(node);
+        const { onAdded, onRemoved } = node;
+        node.onAdded = (...args) => {
+            onAdded?.apply(node, args);
+            this.#start(node, panel);
+        };
+        node.onRemoved = (...args) => {
+            onRemoved?.apply(node, args);
+            this.#panels.delete(node);
+            panel.stop();
+        };
+        if (node.graph) this.#start(node, panel);
+    }
+
+    #start(node, panel) {
         this.#panels.set(node, panel);
+        panel.start();
         this.bind();
     }
 
@@ -56,13 +73,20 @@ export class NodePanels {
         const found = new Map();
         for (const state of this.#store.runs()) {
             const node = nodeOfRun(this.#app, state);
+            if (!this.#panels.has(node) || !this.#isOf(node, state)) continue;
             const other = found.get(node);
-            if (this.#panels.has(node) && (!other || isNewer(state, other))) found.set(node, state);
+            if (!other || isNewer(state, other)) found.set(node, state);
         }
         for (const [node, panel] of this.#panels) {
             const id = found.get(node)?.id ?? "";
             if (id !== panel.panel.runId) panel.show(id);
         }
+    }
+
+    /** A run under way is its node's; one that has ended as long as the node shows it, or asks for its name. */
+    #isOf(node, state) {
+        const isShown = this.#panels.get(node).panel.runId === state.id;
+        return LIVE_STATES.has(state.state) || isShown || asksForName(node, state.name);
     }
 
     /** @param {string} runId @returns {any|null} The trainer node of a run in the open workflow. */

@@ -178,7 +178,18 @@ export class PictureGrid {
         const best = step === this.#best ? ` · ${this.#texts.text("sidebar.best_step")}` : "";
         setText(this.caption, `${at}${best}\n${this.#prompts[prompt]}`);
         show(this.large, true);
-        this.large.scrollIntoView({ block: "nearest" });
+        this.#bringIntoView();
+    }
+
+    /** Once now, once when a sidebar that opens has its size, once when the picture has its own. */
+    #bringIntoView() {
+        const { src } = this.image;
+        const scroll = () => {
+            if (!this.large.hidden && this.image.src === src) this.large.scrollIntoView({ block: "nearest" });
+        };
+        scroll();
+        requestAnimationFrame(() => requestAnimationFrame(scroll));
+        if (!this.image.complete) this.image.addEventListener("load", scroll, { once: true });
     }
 
     #leave(isFocused = true) {

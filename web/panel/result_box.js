@@ -29,25 +29,21 @@ export class ResultBox {
     constructor(texts, actions) {
         this.#texts = texts;
         this.file = make("span", { class: "sdxlt-file" });
+        this.embeddingFile = make("span", { class: "sdxlt-file" });
         this.words = make("span", { class: "sdxlt-words" });
         this.copy = this.#button("copy", "pi-copy", () => this.#copyWords());
         this.report = this.#button("report", "pi-file", () => actions.openReport(this.#state));
         this.apply = this.#button("apply", "pi-plus", () => actions.apply(this.#state));
-        this.trigger = make(
-            "div",
-            { class: "sdxlt-result-line" },
-            make("span", { class: "sdxlt-dim", text: texts.text("panel.trigger_words") }),
-            this.words,
-            this.copy,
-        );
-        this.name = make(
-            "div",
-            { class: "sdxlt-result-line" },
-            make("span", { class: "sdxlt-dim", text: texts.text("panel.lora_file") }),
-            this.file,
-        );
+        this.trigger = this.#line("panel.trigger_words", this.words, this.copy);
+        this.name = this.#line("panel.lora_file", this.file);
+        this.embedding = this.#line("panel.embedding_file", this.embeddingFile);
         this.actions = make("div", { class: "sdxlt-buttons" }, this.report, this.apply);
-        this.element = make("div", { class: "sdxlt-result" }, this.name, this.trigger, this.actions);
+        this.element = make("div", { class: "sdxlt-result" }, ...this.#lines(), this.actions);
+    }
+
+    /** @returns {number} How many of its lines show. */
+    get lineCount() {
+        return this.#lines().filter((line) => !line.hidden).length;
     }
 
     /**
@@ -56,20 +52,29 @@ export class ResultBox {
      */
     update(state, canApply) {
         this.#state = state;
-        setText(this.file, state.lora_file || state.embedding || "");
-        this.file.title = state.lora_file ?? "";
-        setText(this.words, state.trigger_words ?? "");
-        this.words.title = state.trigger_words ?? "";
-        show(this.name, Boolean(this.file.textContent));
-        show(this.trigger, Boolean(state.trigger_words));
+        const texts = [state.lora_file, state.embedding, state.trigger_words];
+        [this.file, this.embeddingFile, this.words].forEach((element, i) => {
+            setText(element, texts[i] ?? "");
+            element.title = texts[i] ?? "";
+            show(element.parentElement, Boolean(texts[i]));
+        });
         show(this.report, Boolean(state.has_report));
         show(this.apply, canApply && Boolean(state.lora_file));
         show(this.actions, Boolean(state.has_report) || (canApply && Boolean(state.lora_file)));
         show(
             this.element,
             ["done", "earlier", "cancelled", "failed"].includes(state.state) &&
-                !(this.name.hidden && this.trigger.hidden && this.actions.hidden),
+                !(this.lineCount === 0 && this.actions.hidden),
         );
+    }
+
+    #lines() {
+        return [this.name, this.embedding, this.trigger];
+    }
+
+    #line(key, ...parts) {
+        const label = make("span", { class: "sdxlt-dim", text: this.#texts.text(key) });
+        return make("div", { class: "sdxlt-result-line" }, label, ...parts);
     }
 
     #button(action, icon, press) {

@@ -26,15 +26,29 @@ export class RunHead {
     #texts;
     #facts = {};
 
-    /** @param {import("./texts.js").Texts} texts */
-    constructor(texts) {
+    /**
+     * @param {import("./texts.js").Texts} texts
+     * @param {() => void} onTurn The other side is wanted: the settings, or the run again.
+     */
+    constructor(texts, onTurn) {
         this.#texts = texts;
-        this.pill = make("span", { class: "sdxlt-state", role: "status" });
+        this.pill = make("span", { class: "sdxlt-state" });
+        // counts in the pill would be read out at each of them
+        this.announcer = make("span", { class: "sdxlt-unseen", role: "status" });
+        this.name = make("span", { class: "sdxlt-name sdxlt-dim" });
+        this.turn = make("button", { class: "sdxlt-toggle", type: "button", on: { click: onTurn } });
+        this.turn.hidden = true;
         this.step = make("span", { class: "sdxlt-step" });
         this.epoch = make("span", { class: "sdxlt-epoch sdxlt-dim" });
         this.bar = make(
             "div",
-            { class: "sdxlt-bar", role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100" },
+            {
+                class: "sdxlt-bar",
+                role: "progressbar",
+                "aria-label": texts.text("panel.progress"),
+                "aria-valuemin": "0",
+                "aria-valuemax": "100",
+            },
             make("div"),
         );
         const facts = ["pace", "elapsed", "left", "memory"].map((name) => this.#makeFact(name));
@@ -42,7 +56,16 @@ export class RunHead {
         this.element = make(
             "div",
             { class: "sdxlt-head" },
-            make("div", { class: "sdxlt-line" }, this.pill, this.step, this.epoch),
+            make(
+                "div",
+                { class: "sdxlt-line" },
+                this.pill,
+                this.announcer,
+                this.step,
+                this.name,
+                this.epoch,
+                this.turn,
+            ),
             this.bar,
             this.facts,
         );
@@ -54,9 +77,22 @@ export class RunHead {
         );
     }
 
-    /** @param {object} state Light state of the run. */
-    update(state) {
-        setText(this.pill, stateText(this.#texts, state));
+    /** @param {"settings"|"run"|""} side What the button turns to; "" for no button. */
+    offer(side) {
+        show(this.turn, Boolean(side));
+        if (!side) return;
+        setText(this.turn, this.#texts.text(`panel.show_${side}`));
+        this.turn.title = this.#texts.text(`panel.show_${side}_tip`);
+    }
+
+    /** @param {object} state Light state of the run. @param {boolean} isConnected Whether events of it arrive. */
+    update(state, isConnected) {
+        const isLost = !isConnected && LIVE_STATES.has(state.state);
+        const lost = this.#texts.text("panel.no_connection");
+        setText(this.pill, isLost ? lost : stateText(this.#texts, state));
+        setText(this.announcer, isLost ? lost : this.#texts.text(`panel.state_${state.state}`));
+        setText(this.name, state.name ?? "");
+        this.name.title = state.name ?? "";
         const hasSteps = state.num_steps > 0;
         setText(this.step, hasSteps ? `${countText(state.step)} / ${countText(state.num_steps)}` : "");
         this.step.title = this.#texts.text("panel.step_tip");
@@ -107,7 +143,7 @@ export class RunHead {
     }
 
     #setFact(name, text) {
-        setText(this.#facts[name].value, text || "–");
-        show(this.#facts[name].box, true);
+        setText(this.#facts[name].value, text);
+        show(this.#facts[name].box, Boolean(text));
     }
 }

@@ -6,14 +6,27 @@ import { make, setText, show } from "./elements.js";
 import { PictureStrip } from "./picture_strip.js";
 import { ResultBox } from "./result_box.js";
 import { RunHead } from "./run_head.js";
+import { LIVE_STATES } from "./run_store.js";
+import { RunWords } from "./run_words.js";
 import { isLightTheme, watchTheme } from "./theme.js";
 
 const LOOK_MS = 400;
 const FAR_BELOW = 0.55;
 const NEAR_ABOVE = 0.6;
-const HEIGHTS = { base: 310, strip: 108, message: 36, buttons: 36, line: 24, narrow: 86 };
+const HEIGHTS = {
+    head: 33,
+    facts: 36,
+    chart: 241,
+    strip: 108,
+    message: 36,
+    failure: 150,
+    buttons: 36,
+    line: 24,
+    narrow: 86,
+};
 /** As in panel.css, where lines are broken in two below it. */
 const NARROW = 305;
+const KEYS_OF_NODES = new Set(["Delete", "Backspace"]);
 
 /**
  * @typedef {object} PanelActions
@@ -22,64 +35,114 @@ const NARROW = 305;
  * @property {((state: object) => void)|null} apply Puts a node that applies the LoRA into the graph; null: cannot.
  * @property {((runId: string, step: number, prompt: number) => void)|null} openPicture null: no strip of pictures.
  * @property {() => void} [onHeight] The panel needs another height.
+ * @property {() => void} [onTurn] What stands in `idle` came into view, or left it.
  */
 
 export class RunPanel {
     #store;
+    #texts;
     #actions;
     #id = "";
     #history = null;
     #frame = 0;
     #timer = 0;
-    #refusal = { id: "", text: "" };
     #wanted = 0;
+    #isTurned = false;
+    #isLive = false;
     #stops = [];
 
     /**
+     * Does nothing until it is started.
+     *
      * @param {import("./run_store.js").RunStore} store
      * @param {import("./texts.js").Texts} texts
      * @param {PanelActions} actions
      */
     constructor(store, texts, actions) {
         this.#store = store;
+        this.#texts = texts;
         this.#actions = actions;
-        this.head = new RunHead(texts);
+        this.head = new RunHead(texts, () => this.#turn());
         this.box = new ChartBox(texts);
         this.strip = new PictureStrip(texts, actions.urlOf, (step, prompt) =>
             actions.openPicture?.(this.#id, step, prompt),
         );
-        this.message = make("div", { class: "sdxlt-message" });
+        this.words = new RunWords(() => this.#later());
         this.buttons = new WishButtons(texts, (wish) => this.#ask(wish));
         this.result = new ResultBox(texts, {
             openReport: actions.openReport,
             apply: (state) => actions.apply?.(state),
         });
-        const strip = actions.openPicture ? this.strip.element : null;
-        const parts = [
-            this.head.element,
-            this.box.element,
-            strip,
-            this.message,
-            this.result.element,
-            this.buttons.element,
-        ];
-        this.near = make("div", { class: "sdxlt-near" }, ...parts);
+        this.notice = make("div", { class: "sdxlt-message sdxlt-notice", role: "status" });
         this.idle = make("div", { class: "sdxlt-idle" });
+        const strip = actions.openPicture ? this.strip.element : null;
+        const parts = [this.box.element, strip, this.words.element, this.result.element, this.buttons.element];
+        this.near = make("div", { class: "sdxlt-near" }, ...parts);
         this.element = make(
             "div",
             { class: "sdxlt sdxlt-panel", "data-run": "", "data-state": "idle" },
+            this.notice,
+            this.head.element,
             this.idle,
             this.near,
             this.head.far,
         );
-        this.near.hidden = true;
-        this.#listen();
+        for (const part of [this.notice, this.head.element, this.near]) part.hidden = true;
+        // the canvas deletes the chosen nodes with these, also when a button in one of them has the focus
+        this.element.addEventListener("keydown", (event) => {
+            if (KEYS_OF_NODES.has(event.key)) event.stopPropagation();
+        });
+    }
+
+    /** Follows the runs, the theme and the zoom; start and stop may come many times. */
+    start() {
+        if (this.#stops.length) return;
+        const changed = ({ detail }) => {
+            if (detail.id !== this.#id) return;
+            const { state } = this.#store.run(this.#id) ?? {};
+            if (!state && this.#isLive) this.#tellRestart();
+            this.#isLive = LIVE_STATES.has(state?.state);
+            this.#later();
+        };
+        const later = () => this.#later();
+        this.#store.addEventListener("run", changed);
+        this.#store.addEventListener("connection", later);
+        this.#stops.push(() => this.#store.removeEventListener("run", changed));
+        this.#stops.push(() => this.#store.removeEventListener("connection", later));
+        this.#stops.push(watchTheme(() => this.#theme()));
+        this.#timer = setInterval(() => this.#look(), LOOK_MS);
+        this.box.start();
         this.#look();
+    }
+
+    stop() {
+        this.show("");
+        cancelAnimationFrame(this.#frame);
+        this.#frame = 0;
+        clearInterval(this.#timer);
+        for (const stop of this.#stops.splice(0)) stop();
+        this.words.forget();
+        this.box.stop();
+    }
+
+    destroy() {
+        this.stop();
+        this.element.remove();
     }
 
     /** @returns {string} Id of the run shown, "" when none is. */
     get runId() {
         return this.#id;
+    }
+
+    /** @returns {boolean} Whether what stands in `idle` is in view. */
+    get showsIdle() {
+        return this.#isTurned || !this.#store.run(this.#id);
+    }
+
+    /** @returns {boolean} Whether it tells of a run that was lost with its server. */
+    get tellsRestart() {
+        return !this.notice.hidden;
     }
 
     /** @param {string} id Of the run to show; "" for none. */
@@ -88,50 +151,43 @@ export class RunPanel {
         if (this.#id) this.#store.release(this.#id);
         this.#id = id;
         this.#history = null;
+        this.#isTurned = false;
+        this.#isLive = LIVE_STATES.has(this.#store.run(id)?.state.state);
+        if (id) show(this.notice, false);
         this.element.dataset.run = id;
         if (id) this.#store.keep(id);
         this.#draw();
     }
 
-    /** @returns {number} Pixels that the panel needs to show a run's parts. */
+    /** @returns {number} Pixels that it needs, but for what stands in `idle`. */
     minHeight() {
-        const state = this.#store.run(this.#id)?.state;
-        if (!state) return 0;
-        let height = HEIGHTS.base;
-        if (this.element.offsetWidth > 0 && this.element.offsetWidth <= NARROW) height += HEIGHTS.narrow;
+        const isShown = (part) => !part.hidden;
+        let height = isShown(this.notice) ? HEIGHTS.message : 0;
+        if (isShown(this.head.element)) height += HEIGHTS.head;
+        if (!isShown(this.near)) return height;
+        if (isShown(this.head.facts)) height += HEIGHTS.facts + this.#narrow();
+        if (isShown(this.box.element)) height += HEIGHTS.chart;
         if (this.#actions.openPicture && this.strip.hasPictures) height += HEIGHTS.strip;
-        if (!this.message.hidden) height += HEIGHTS.message;
-        if (!this.buttons.element.hidden) height += HEIGHTS.buttons;
-        if (!this.result.element.hidden) {
-            height +=
-                HEIGHTS.line * [this.result.name, this.result.trigger].filter((line) => !line.hidden).length;
-            if (!this.result.actions.hidden) height += HEIGHTS.buttons;
+        if (isShown(this.words.element)) height += this.#failsEarly() ? HEIGHTS.failure : HEIGHTS.message;
+        if (isShown(this.buttons.element)) height += HEIGHTS.buttons;
+        if (isShown(this.result.element)) {
+            height += HEIGHTS.line * this.result.lineCount;
+            if (isShown(this.result.actions)) height += HEIGHTS.buttons;
         }
         return height;
     }
 
-    destroy() {
-        if (this.#id) this.#store.release(this.#id);
-        this.#id = "";
-        cancelAnimationFrame(this.#frame);
-        clearInterval(this.#timer);
-        for (const stop of this.#stops) stop();
-        this.box.destroy();
-        this.element.remove();
+    #narrow() {
+        const { offsetWidth } = this.element;
+        return offsetWidth > 0 && offsetWidth <= NARROW ? HEIGHTS.narrow : 0;
     }
 
-    #listen() {
-        const changed = (event) => {
-            if (event.detail.id === this.#id) this.#later();
-        };
-        this.#store.addEventListener("run", changed);
-        this.#stops.push(() => this.#store.removeEventListener("run", changed));
-        this.#stops.push(watchTheme(() => this.#theme()));
-        this.#timer = setInterval(() => this.#look(), LOOK_MS);
+    #failsEarly() {
+        return this.element.dataset.empty === "true";
     }
 
     #later() {
-        if (this.#frame) return;
+        if (this.#frame || !this.#stops.length) return;
         this.#frame = requestAnimationFrame(() => {
             this.#frame = 0;
             this.#draw();
@@ -140,9 +196,15 @@ export class RunPanel {
 
     #draw() {
         const run = this.#store.run(this.#id);
-        show(this.idle, !run);
-        show(this.near, Boolean(run));
+        const canTurn = Boolean(run) && !LIVE_STATES.has(run.state.state) && this.idle.childElementCount > 0;
+        if (!canTurn) this.#isTurned = false;
+        show(this.idle, this.showsIdle);
+        show(this.head.element, Boolean(run));
+        show(this.near, !this.showsIdle);
+        this.head.offer(canTurn ? (this.#isTurned ? "run" : "settings") : "");
         this.element.dataset.state = run?.state.state ?? "idle";
+        const isLost = !this.#store.isConnected && LIVE_STATES.has(run?.state.state);
+        this.element.dataset.connection = isLost ? "lost" : "";
         if (run) this.#drawRun(run);
         else this.element.dataset.far = "false";
         this.#tellHeight();
@@ -157,33 +219,45 @@ export class RunPanel {
 
     #drawRun({ state, history }) {
         this.element.dataset.node = state.node ?? "";
-        this.head.update(state);
+        const isEmpty = state.state === "failed" && history.length === 0;
+        this.element.dataset.empty = String(isEmpty);
+        show(this.head.facts, !isEmpty && !this.#isTurned);
+        show(this.box.element, !isEmpty);
+        this.head.update(state, this.#store.isConnected);
         this.strip.update(state);
-        this.buttons.update(state);
+        this.buttons.update(state, this.#store.isConnected);
         this.result.update(state, this.#actions.apply !== null);
-        const refusal = this.#refusal.id === state.id ? this.#refusal.text : "";
-        const words = refusal || state.message || state.summary || "";
-        setText(this.message, words);
-        this.message.title = words;
-        show(this.message, Boolean(words));
-        const best = state.validation?.best_step ?? null;
+        this.words.update(state);
         const chart = {
             history,
             validation: state.validation,
             checkpoints: state.checkpoints,
             numSteps: state.num_steps,
-            bestStep: best,
+            // the step before any training is no proposal
+            bestStep: state.validation?.best_step || null,
         };
-        if (history === this.#history) this.box.chart.update(chart);
-        else this.box.chart.setRun(chart);
+        this.box.draw(chart, history !== this.#history);
         this.#history = history;
     }
 
     async #ask(wish) {
         const id = this.#id;
         const refusal = await this.#store.wish(id, wish);
-        this.#refusal = { id, text: refusal };
+        const { state } = this.#store.run(id) ?? {};
+        if (!state || id !== this.#id) return;
+        this.words.refuse(state, refusal ?? this.#texts.text("panel.unreachable"));
         this.#later();
+    }
+
+    #turn() {
+        this.#isTurned = !this.#isTurned;
+        this.#draw();
+        this.#actions.onTurn?.();
+    }
+
+    #tellRestart() {
+        setText(this.notice, this.#texts.text("panel.restarted"));
+        show(this.notice, true);
     }
 
     #theme() {
@@ -196,7 +270,8 @@ export class RunPanel {
         if (!this.element.dataset.theme) this.#theme();
         const scale = this.element.getBoundingClientRect().width / this.element.offsetWidth;
         const isFar = this.element.dataset.far === "true";
-        this.element.dataset.far = String(Boolean(this.#id) && scale < (isFar ? NEAR_ABOVE : FAR_BELOW));
+        const canBeFar = Boolean(this.#id) && !this.showsIdle;
+        this.element.dataset.far = String(canBeFar && scale < (isFar ? NEAR_ABOVE : FAR_BELOW));
         this.box.chart.setZoom(scale);
         this.#tellHeight();
     }

@@ -31,6 +31,8 @@ export class RunStore extends EventTarget {
     /** @param {{fetchApi: (path: string, options?: object) => Promise<Response>, events: EventTarget}} server */
     constructor({ fetchApi, events }) {
         super();
+        /** @type {boolean} Whether events arrive; told as "connection" when it changes. */
+        this.isConnected = true;
         this.#fetchApi = fetchApi;
         this.#events = events;
     }
@@ -38,7 +40,11 @@ export class RunStore extends EventTarget {
     /** Begins to listen and fetches the list of runs. @returns {Promise<void>} When the list is there. */
     start() {
         this.#events.addEventListener(RUN_EVENT, (event) => this.#take(event.detail));
-        this.#events.addEventListener("reconnected", () => this.refresh());
+        this.#events.addEventListener("reconnecting", () => this.#connect(false));
+        this.#events.addEventListener("reconnected", () => {
+            this.#connect(true);
+            this.refresh();
+        });
         return this.refresh();
     }
 
@@ -97,7 +103,7 @@ export class RunStore extends EventTarget {
     /**
      * @param {string} id
      * @param {"finish"|"pause"|"go_on"|"sample"|"save"} wish
-     * @returns {Promise<string>} "" when it was taken, otherwise why not.
+     * @returns {Promise<string|null>} "" when it was taken, otherwise why not; null when nobody answered.
      */
     async wish(id, wish) {
         const options = {
@@ -117,7 +123,7 @@ export class RunStore extends EventTarget {
             this.#tell("run", id);
             return "";
         }
-        return answer?.error ?? `HTTP ${response?.status ?? "-"}`;
+        return answer?.error ?? null;
     }
 
     async #load(id) {
@@ -191,6 +197,12 @@ export class RunStore extends EventTarget {
     async #get(path) {
         const response = await this.#fetchApi(path).catch(() => null);
         return response?.ok ? response.json().catch(() => null) : null;
+    }
+
+    #connect(isConnected) {
+        if (isConnected === this.isConnected) return;
+        this.isConnected = isConnected;
+        this.#tell("connection");
     }
 
     #tell(type, id = "") {

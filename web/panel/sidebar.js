@@ -16,6 +16,7 @@ export class Sidebar {
     #stops = [];
     #frame = 0;
     #wanted = null;
+    #chosen = "";
 
     /**
      * @param {import("./run_store.js").RunStore} store
@@ -37,20 +38,27 @@ export class Sidebar {
         const title = make("h2", { text: texts.text("sidebar.title") });
         this.element = make(
             "div",
-            { class: "sdxlt sdxlt-sidebar" },
+            { class: "sdxlt sdxlt-sidebar", on: { keydown: keepFromCanvas } },
             title,
             this.list,
             this.empty,
             this.panel.element,
             this.grid.element,
         );
+        this.panel.start();
         this.#listen();
         this.#draw();
         this.#later();
     }
 
+    /** @returns {string} Id of the run that the user chose, "" while the newest one is followed. */
+    get chosen() {
+        return this.#chosen;
+    }
+
     /** Shows one run, and one of its pictures when a step is given. */
     open(runId, step = null, prompt = 0) {
+        this.#chosen = runId;
         this.panel.show(runId);
         this.#wanted = step === null ? null : { runId, step, prompt };
         this.#draw();
@@ -88,21 +96,31 @@ export class Sidebar {
     #draw() {
         if (!this.element.dataset.theme) this.#theme();
         const states = this.#store.runs();
-        const shown = this.#store.run(this.panel.runId) ? this.panel.runId : "";
-        if (!shown)
-            this.panel.show((states.find((state) => LIVE_STATES.has(state.state)) ?? states[0])?.id ?? "");
+        this.#follow(states);
         show(this.empty, states.length === 0);
         show(this.list, states.length > 0);
-        show(this.panel.element, states.length > 0);
+        show(this.panel.element, states.length > 0 || this.panel.tellsRestart);
         this.#drawList(states);
         const state = this.#store.run(this.panel.runId)?.state;
+        if (!state) show(this.grid.element, false);
         if (!state) return;
-        this.grid.update(state, state.validation?.best_step ?? null);
+        this.grid.update(state, state.validation?.best_step || null);
         if (this.#wanted?.runId === state.id && state.previews?.steps.includes(this.#wanted.step)) {
             const { step, prompt } = this.#wanted;
             this.#wanted = null;
             this.grid.open(step, prompt);
         }
+    }
+
+    /** Shows the run that was chosen, else the one that is under way, else the newest. */
+    #follow(states) {
+        if (this.#chosen && this.#store.run(this.#chosen)) return;
+        if (states.length) this.#chosen = "";
+        const shown = this.#store.run(this.panel.runId)?.state;
+        if (shown && LIVE_STATES.has(shown.state)) return;
+        const live = states.find((state) => LIVE_STATES.has(state.state));
+        if (live) this.panel.show(live.id);
+        else if (!shown) this.panel.show(this.panel.tellsRestart ? "" : (states[0]?.id ?? ""));
     }
 
     #drawList(states) {
@@ -142,13 +160,25 @@ export class Sidebar {
         setText(name, state.name || this.#texts.text("sidebar.no_name"));
         name.title = name.textContent;
         const isLive = LIVE_STATES.has(state.state);
-        const steps =
-            state.num_steps > 0 ? this.#texts.text("sidebar.steps", { steps: countText(state.step) }) : "";
-        const when = state.started ? shortTime(new Date(1000 * state.started)) : "";
-        const parts = isLive ? [stateText(this.#texts, state), `${progressOf(state)} %`] : [steps, when];
+        const parts = isLive
+            ? [stateText(this.#texts, state), `${progressOf(state)} %`]
+            : [this.#stepsText(state)];
         setText(detail, parts.filter(Boolean).join(" · "));
-        detail.title = stateText(this.#texts, state);
+        const when = state.started ? shortTime(new Date(1000 * state.started)) : "";
+        detail.title = [stateText(this.#texts, state), when].filter(Boolean).join(" · ");
     }
+
+    /** The steps of a run that has ended; of all that were planned, where it did not come so far. */
+    #stepsText({ step, num_steps: all }) {
+        if (!(all > 0)) return "";
+        if (step >= all) return this.#texts.text("sidebar.steps", { steps: countText(step) });
+        return this.#texts.text("sidebar.steps_of", { steps: countText(step ?? 0), all: countText(all) });
+    }
+}
+
+/** The canvas deletes the chosen nodes with these keys. */
+function keepFromCanvas(event) {
+    if (event.key === "Delete" || event.key === "Backspace") event.stopPropagation();
 }
 
 /** The time of a run of today, the day of an older one. */

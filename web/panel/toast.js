@@ -14,13 +14,11 @@ export function tellWhenDone(app, store, texts) {
         const state = store.run(detail.id)?.state;
         if (!state || state.is_reloaded) return;
         if (state.lora_file) await refreshLists(app);
-        const words = state.trigger_words
-            ? `\n${texts.text("toast.trigger_words", { words: state.trigger_words })}`
-            : "";
+        const words = state.trigger_words && texts.text("toast.trigger_words", { words: state.trigger_words });
         app.extensionManager.toast.add({
             severity: "success",
             summary: texts.text("toast.done", { name: state.name }),
-            detail: (state.lora_file ?? "") + words,
+            detail: [state.lora_file, state.embedding, words].filter(Boolean).join("\n"),
             life: LIFE_MS,
         });
     });

@@ -48,7 +48,8 @@ def test_a_look_says_what_the_node_says(looks, chosen):
     look = asyncio.run(looks.look(chosen(**fields)))
     _, _, report, count = LoadDataset.execute("input/zorp", **fields).args
     assert (look["count"], look["report"]) == (count, report)
-    assert look["samples"] == 2 * count
+    assert look["samples"] == look["steps"] == 2 * count
+    assert look["repeats"] == [[count, 2]]
     assert sum(number for _, _, number in look["buckets"]) == 2 * count
     expected = f"{count} pictures x 2 repeats = {2 * count} samples an epoch; at batch 1: {2 * count} steps"
     assert look["summary"].startswith(expected)
@@ -85,7 +86,7 @@ def test_only_a_few_looks_are_kept(looks, chosen):
 
     first = asyncio.run(looks.look(chosen()))
     for repeats in range(2, MAX_KEPT + 2):
-        asyncio.run(looks.dataset(chosen(repeats=repeats)))
+        asyncio.run(looks.dataset([chosen(repeats=repeats)]))
     assert asyncio.run(looks.look(chosen())) is not first
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -145,3 +147,68 @@ def test_without_a_folder_of_runs_there_are_none(tmp_path):
     from sdxl_trainer.nodes.browser.earlier_runs import EarlierRuns
 
     assert EarlierRuns(lambda: tmp_path / "none", lambda: []).light(()) == []
+
+
+@pytest.mark.parametrize(
+    ("refused", "is_listed"),
+    [(["is_file", "stat", "open", "read_text"], False), (["open", "read_text"], True)],
+)
+def test_a_folder_that_may_not_be_read_does_not_hide_the_others(
+    earlier, runs_folder, monkeypatch, refused, is_listed
+):
+    for name in ("cat", "closed", "dog"):
+        make_run(runs_folder, name)
+
+    def refuse(look):
+        def refusing(path, *values, **options):
+            if path.parent.name == "closed":
+                raise PermissionError(13, "Permission denied", str(path))
+            return look(path, *values, **options)
+
+        return refusing
+
+    for name in refused:
+        monkeypatch.setattr(Path, name, refuse(getattr(Path, name)))
+    shown = ["earlier:cat", *(["earlier:closed"] if is_listed else []), "earlier:dog"]
+    assert sorted(ids(earlier)) == shown
+    whole = earlier.full("earlier:closed")
+    assert (whole is not None) == is_listed
+    assert whole is None or (whole["step"], whole["num_steps"]) == (0, 0)
+
+
+def test_one_that_goes_away_while_it_is_listed_is_not_there(earlier, runs_folder, monkeypatch):
+    from sdxl_trainer.nodes.browser import earlier_runs
+
+    folder = make_run(runs_folder, "cat")
+    make_run(runs_folder, "dog")
+    read_end = earlier_runs.read_end
+
+    def slow(path):
+        if path.parent == folder and folder.exists():
+            shutil.rmtree(folder)
+        return read_end(path)
+
+    monkeypatch.setattr(earlier_runs, "read_end", slow)
+    assert "earlier:dog" in ids(earlier)
+    assert ids(earlier) == ["earlier:dog"]
+
+
+def test_two_hundred_are_listed_and_an_older_one_can_still_be_read(earlier, runs_folder):
+    for number in range(201):
+        (runs_folder / f"run{number}").mkdir()
+        (runs_folder / f"run{number}" / "config.json").write_text("{}")
+        os.utime(runs_folder / f"run{number}" / "config.json", (1000 + number, 1000 + number))
+    assert ids(earlier) == [f"earlier:run{number}" for number in range(200, 0, -1)]
+    assert earlier.full("earlier:run0")["name"] == "run0"
+
+
+def test_a_request_about_one_run_looks_at_no_other(earlier, runs_folder, monkeypatch):
+    for name in ("cat", "dog"):
+        make_run(runs_folder, name)
+    looked, is_file = [], Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda path: looked.append(path) or is_file(path))
+    earlier.full("earlier:cat")
+    earlier.picture("earlier:cat", 10, 0)
+    earlier.report("earlier:cat")
+    assert looked
+    assert not [path for path in looked if "dog" in path.parts]

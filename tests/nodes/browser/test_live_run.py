@@ -3,6 +3,8 @@
 import gc
 import json
 import math
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,38 @@ def test_a_run_that_starts_anew_shows_nothing_of_an_older_one_in_its_folder(run,
     assert state["previews"]["steps"] == []
 
 
+def test_old_pictures_keep_the_prompts_they_were_drawn_with_until_new_ones_are_there(run, tmp_path):
+    start_again = resumed(tmp_path, 4)
+    (tmp_path / "drawn_with.json").write_text(json.dumps([["a cow"], [128, 96], {}]))
+    run.begin(start_again)
+    assert run.full()["previews"] == {"prompts": ["a cow"], "steps": [0, 2]}
+    assert run.light()["picture_size"] == [128, 96]
+    new = [tmp_path / "samples" / f"step-000004-{n:02d}.png" for n in (0, 1)]
+    for path in new:
+        Image.new("RGB", (4, 4)).save(path)
+    run.preview(4, new)
+    assert run.full()["previews"] == {"prompts": ["a cat", "a dog"], "steps": [4]}
+    assert run.light()["picture_size"] == [64, 32]
+
+
+def test_pictures_of_the_same_prompts_stay_beside_new_ones(run, tmp_path):
+    start_again = resumed(tmp_path, 4)
+    (tmp_path / "drawn_with.json").write_text(json.dumps([["a cat", "a dog"], [64, 32], {}]))
+    run.begin(start_again)
+    run.preview(2, list((tmp_path / "samples").glob("step-000002-*")))
+    assert run.full()["previews"] == {"prompts": ["a cat", "a dog"], "steps": [0, 2]}
+
+
+def test_a_new_run_reads_nothing_of_an_old_log(run, tmp_path):
+    start_anew = resumed(tmp_path, 0)
+    (tmp_path / "metrics.jsonl").unlink()
+    os.mkfifo(tmp_path / "metrics.jsonl")  # whoever opens it waits for good
+    reading = threading.Thread(target=run.begin, args=(start_anew,), daemon=True)
+    reading.start()
+    reading.join(5)
+    assert not reading.is_alive()
+
+
 def training(run, folder, steps=2):
     run.begin(start(folder))
     run.activity("training")
@@ -182,8 +216,7 @@ def training(run, folder, steps=2):
 def test_what_can_be_asked_follows_from_the_state(run, tmp_path):
     run.begin(start(tmp_path))
     run.activity("training")
-    assert run.light()["can"] == ["pause", "sample", "save"]
-    assert "first step" in run.ask("finish")
+    assert run.light()["can"] == ["finish", "pause", "sample", "save"]  # the trainer waits for a first step
     run.step(report(1))
     assert run.light()["can"] == ["finish", "pause", "sample", "save"]
     for activity in ("measuring", "sampling", "saving", "paused"):
@@ -235,6 +268,43 @@ def test_after_finish_nothing_else_can_be_asked_and_it_stays_asked(run, tmp_path
     assert "about to end" in run.ask("pause")
 
 
+def test_asking_a_paused_run_to_finish_ends_the_pause(run, tmp_path):
+    training(run, tmp_path)
+    run.ask("pause")
+    run.activity("paused")
+    assert run.ask("finish") == ""
+    assert not run.is_paused()
+    assert (run.light()["wishes"], run.light()["can"]) == (["finish"], [])
+    assert run.next_wish() == "finish"
+    run.activity("training")
+    assert (run.light()["wishes"], run.light()["can"]) == (["finish"], [])
+
+
+def test_nor_does_a_pause_that_was_only_asked_for_wait_behind_it(run, tmp_path):
+    training(run, tmp_path)
+    run.ask("pause")
+    run.ask("finish")
+    assert (run.light()["wishes"], run.is_paused()) == (["finish"], False)
+
+
+@pytest.mark.parametrize("doing", ["measuring", "saving", "sampling"])
+def test_a_run_whose_last_step_is_behind_it_takes_no_wish(run, tmp_path, doing):
+    """It ran out of patience at step 2 of 10, or was cancelled there."""
+    training(run, tmp_path)
+    run.ask("pause")
+    run.ask("sample")
+    run.activity("ending")
+    assert run.light()["state"] == "training"  # no browser knows of a state "ending"
+    run.activity(doing)
+    run.phase("uploading", 0, 1)
+    state = run.light()
+    assert (state["state"], state["can"], state["left"]) == (doing, [], None)
+    assert state["wishes"] == ["sample"]
+    assert not run.is_paused()
+    assert run.ask("save") == run.ask("pause") == "it has trained to its end"
+    assert run.next_wish() == "sample"
+
+
 def test_a_finished_run_shows_its_file_and_its_clock_stands_still(run, tmp_path):
     training(run, tmp_path)
     run.ask("save")
@@ -276,10 +346,15 @@ def test_a_cancelled_run_keeps_its_last_note(run, tmp_path):
         ("see https://example.org/a/b, step 3/4, and/or", "see https://example.org/a/b, step 3/4, and/or"),
         ("OSError:/home/me/x.bin", "OSError:x.bin"),
         ("<script>alert(1)</script>", "<script>alert(1)</script>"),
+        (str(OSError(2, "gone", "C:\\Users\\John Doe\\x.png")), "[Errno 2] gone: 'x.png'"),
+        ("/mnt/My Big Old Disk No 5/my loras/a b.safetensors: full", "my loras/a b.safetensors: full"),
     ],
 )
 def test_messages_name_files_and_no_folders(run, said, shown):
+    run.hide_folders([Path("/mnt/My Big Old Disk No 5/my loras")])
     run.note(said)
+    assert run.light()["message"] == shown
+    run.end("failed", said)
     assert run.light()["message"] == shown
 
 
@@ -296,14 +371,6 @@ def test_memory_is_read_with_an_event_and_no_more_after_the_end(run):
     run.end("done")
     assert run.take_event()["memory"]["used"] == 1
     assert readings == [0]
-
-
-def test_a_device_that_has_failed_does_not_silence_the_run(run):
-    def read():
-        raise RuntimeError("CUDA error: device-side assert triggered")
-
-    run.measure_memory(read)
-    assert run.take_event()["memory"] is None
 
 
 def test_nothing_of_a_run_keeps_a_tensor_alive(run, tmp_path):

@@ -44,7 +44,15 @@ def test_rows_and_arithmetic_are_those_of_a_runs_report(look, dataset, preset):
     assert all(line.startswith(row) for line, row in zip(report, lines, strict=False))
     assert told["note"] == "; ".join(report[len(lines) :])
     config = resolve(*chosen)
-    assert told["arithmetic"] == describe_arithmetic(config, chosen[3].split(0.25)[0])
+    trained = chosen[3].split(0.25)[0]
+    assert told["arithmetic"] == describe_arithmetic(config, trained)
+    assert told["numbers"] == {
+        "pictures": len(trained.pictures),
+        "samples": trained.num_samples,
+        "batch": config.batch_size,
+        "accumulation": 2,
+        "an_epoch": trained.batches_per_epoch(config.batch_size) / 2,
+    }
     assert f"{config.steps} steps" in told["arithmetic"]
 
 
@@ -56,7 +64,7 @@ def test_each_value_tells_who_set_it(look, dataset):
     assert value_of(told, "alpha") == ("8", "same as rank", "usual")
     assert value_of(told, "schedule")[1:] == ("optimizer settings", "settings")
     assert value_of(told, "steps") == ("24", "node", "widget")
-    assert "24 steps = 2.0 epochs" in told["arithmetic"]
+    assert (told["steps"], told["epochs"]) == (24, 2)
 
 
 def test_without_a_dataset_the_length_is_as_the_preset_puts_it(look):
@@ -116,6 +124,8 @@ def test_values_that_a_run_refuses_are_refused_in_its_words(look, dataset, body,
         {"preset": "person", "widgets": {}, "unknown": ["nothing"]},
         {"preset": "person", "widgets": {}, "unknown": [[]]},
         {"preset": "person", "widgets": {}, "dataset": "input/zorp"},
+        {"preset": "person", "widgets": {}, "dataset": []},
+        {"preset": "person", "widgets": {}, "dataset": [{"folder": "input/zorp"}] * 5},
     ],
 )
 def test_what_no_widget_can_send_is_malformed(look, body):

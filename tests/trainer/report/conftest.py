@@ -16,7 +16,7 @@ HELD_OUT = {0: 0.30, 10: 0.20, 20: 0.15, 30: 0.25}
 
 @dataclass
 class MadeRun:
-    """`write()` writes its report and returns what could not be written."""
+    """`written()` writes its report."""
 
     files: Any
     config: Any
@@ -46,6 +46,10 @@ class MadeRun:
                 picture.save(self.files.samples / f"step-{step:06d}-{row:02d}.png")
 
     def write(self):
+        """Sentences about what could not be written."""
+        return self.written().problems
+
+    def written(self):
         held_out = logged_held_out_losses(self.files.metrics)
         outcome = replace(
             RunOutcome.of(self.files, self.title, held_out),

@@ -11,11 +11,31 @@ def test_it_shows_every_preview_and_every_picture_of_the_dataset(made_run, pixel
     assert made_run.write() == []
     picture = made_run.picture
     assert picture.width == 1600
-    assert 1500 < picture.height < 6000
+    assert 1500 < picture.height < 4500
     for column in range(4):
         for row in range(2):
             assert pixels_of(picture, preview_color(column, row)) > 300 * 300
     assert np.asarray(picture).std() > 20
+
+
+def test_eight_tall_prompts_leave_it_4500_pixels_high(made_run, pixels_of, preview_color):
+    for path in made_run.files.samples.iterdir():
+        path.unlink()
+    prompts = [f"a long prompt of a zorp in the {number}. of eight places " * 4 for number in range(8)]
+    made_run.draw((0, 10, 20, 30), prompts, size=(64, 128))
+    made_run.notes = [f"note {number} " + "of many words " * 30 for number in range(30)]
+    made_run.checks = made_run.notes
+    assert made_run.write() == []
+    assert 4000 < made_run.picture.height <= 4500
+    assert pixels_of(made_run.picture, preview_color(0, 0)) > 150 * 300
+    assert pixels_of(made_run.picture, preview_color(0, 7)) == 0
+
+
+def test_few_tall_previews_are_as_wide_as_their_columns(made_run, pixels_of, preview_color):
+    made_run.draw((0, 10, 20, 30), ("a zorp", "a dog"), size=(64, 96))
+    made_run.write()
+    assert pixels_of(made_run.picture, preview_color(3, 1)) > 300 * 460
+    assert made_run.picture.height < 4500
 
 
 def test_the_proposed_column_has_a_frame_and_no_other(made_run, pixels_of):

@@ -2,8 +2,10 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import sdxl_trainer.trainer.report.write_report as write_report_module
 from sdxl_trainer.trainer.files import atomic_file
 
 
@@ -20,12 +22,12 @@ def age(files, seconds):
 def test_a_run_writes_both_files_and_a_reloaded_one_leaves_them(tiny_run, tmp_path):
     first = tiny_run.run_tiny(tmp_path, steps=4, preview={"preview_every": 2, "steps": 2})
     files = tiny_run.tiny_files(tmp_path)
-    assert first.report_page == files.report
-    assert first.report_picture == files.report_picture
+    assert (first.report_page, first.report_picture) == (files.report, files.report_picture)
     assert first.name in files.report.read_text("utf-8")
     before = stamps(files)
     again = tiny_run.run_tiny(tmp_path, steps=4, preview={"preview_every": 2, "steps": 2})
     assert again.trained_steps == 0
+    assert (again.report_page, again.report_picture) == (files.report, files.report_picture)
     assert stamps(files) == before
 
 
@@ -52,22 +54,86 @@ def test_a_reloaded_run_is_told_anew_where_something_has_happened_since(made_run
     assert min(stamps(made_run.files)) >= max(after)
 
 
-def test_a_full_disk_is_told_and_leaves_the_old_files(made_run, monkeypatch):
-    made_run.write()
-    before = made_run.page
-
+@pytest.fixture
+def full_disk(monkeypatch):
     def full(descriptor):
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "No space left on device", "C:\\Users\\Jane Doe\\report.html")
 
     monkeypatch.setattr(atomic_file.os, "fsync", full)
-    made_run.report = "another text"
-    problems = made_run.write()
-    assert problems == [
+
+
+def test_a_full_disk_is_told_and_no_older_report_is_taken_for_the_new_one(made_run, request):
+    made_run.write()
+    request.getfixturevalue("full_disk")
+    written = made_run.written()
+    assert written.problems == [
         f"{name} could not be written (No space left on device); the training is not touched by it"
         for name in ("report.html", "report.png")
     ]
-    assert made_run.page == before
-    assert not list(made_run.files.folder.glob(".*.part"))
+    assert (written.page, written.picture) == (None, None)
+    assert not list(made_run.files.folder.glob("*report.*"))
+
+
+def test_a_report_that_can_neither_be_written_nor_removed_is_none(made_run, request, monkeypatch):
+    made_run.write()
+    request.getfixturevalue("full_disk")
+
+    def open_elsewhere(path, missing_ok=False):
+        raise PermissionError(13, "it is open in another program")
+
+    monkeypatch.setattr(Path, "unlink", open_elsewhere)
+    written = made_run.written()
+    assert (written.page, written.picture) == (None, None)
+    assert made_run.files.report.exists()
+
+
+def test_one_that_fails_does_not_cost_the_other(made_run, monkeypatch):
+    def fail(facts):
+        raise ValueError("no room for 'C:\\Users\\Jane Doe\\report.png'")
+
+    made_run.write()
+    monkeypatch.setattr(write_report_module, "picture_report", fail)
+    made_run.report = "another text"
+    written = made_run.written()
+    assert (written.page, written.picture) == (made_run.files.report, None)
+    assert not made_run.files.report_picture.exists()
+    assert "another text" in made_run.page
+    (problem,) = written.problems
+    assert problem.startswith("report.png could not be written (ValueError: no room for 'report.png')")
+
+
+def test_what_cannot_be_gathered_leaves_no_older_report(made_run, monkeypatch):
+    def fail(*values):
+        raise TypeError("a fault of ours")
+
+    made_run.write()
+    monkeypatch.setattr(write_report_module, "gather", fail)
+    written = made_run.written()
+    assert len(written.problems) == 1
+    assert (written.page, written.picture) == (None, None)
+    assert not list(made_run.files.folder.glob("*report.*"))
+
+
+def test_the_report_of_a_run_hides_folders_however_they_are_written(made_run):
+    place = made_run.files.loras_folder / "cat.safetensors"
+    made_run.notes = (f"'{place}' is gone", r"cannot read 'C:\\Users\\Jane Doe\\cats\\1.png'")
+    made_run.write()
+    assert str(made_run.files.loras_folder) not in made_run.page
+    assert "Jane" not in made_run.page
+
+
+def test_a_run_whose_report_cannot_be_written_says_so_and_has_none(tiny_run, tmp_path, monkeypatch):
+    def fail(facts):
+        raise ValueError("odd numbers")
+
+    tiny_run.run_tiny(tmp_path, steps=2)
+    files = tiny_run.tiny_files(tmp_path)
+    monkeypatch.setattr(write_report_module, "html_report", fail)
+    files.metrics.touch()
+    result = tiny_run.run_tiny(tmp_path, steps=2)
+    assert (result.report_page, result.report_picture) == (None, files.report_picture)
+    assert "report.html could not be written (ValueError: odd numbers)" in result.report
+    assert not files.report.exists()
 
 
 def test_a_folder_that_is_gone_is_told(made_run):

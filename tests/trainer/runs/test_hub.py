@@ -118,7 +118,9 @@ def test_the_card_says_what_the_hub_and_people_need(tiny_run, tmp_path, server):
 @pytest.mark.parametrize("status", [401, 403, 404, 507])
 def test_an_upload_that_is_refused_costs_a_sentence_and_is_tried_again(tiny_run, tmp_path, server, status):
     server.refusal = status
-    result = tiny_run.run_tiny(tmp_path, **PUSH)
+    listener = tiny_run.StopAfter()
+    result = tiny_run.run_tiny(tmp_path, listener, **PUSH)
+    assert listener.phases[-2:] == [("uploading", 0, 1), ("writing the report", 0, 1)]
     assert result.lora_path.exists()
     assert "not uploaded to somebody/cat: the hub " in result.report
     assert "the LoRA is safe on this machine" in result.report

@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from sdxl_trainer.trainer.runs.loss_history import MOST_POINTS, LossHistory, read_history
+from sdxl_trainer.trainer.runs.loss_history import MOST_POINTS, LossHistory, read_end, read_history
 
 
 def history_of(losses, most_points=MOST_POINTS):
@@ -111,3 +111,16 @@ def test_lines_that_cannot_be_read_are_passed_over(tmp_path):
 def test_a_missing_log_or_a_folder_in_its_place_is_an_empty_course(tmp_path):
     assert len(read_history(tmp_path / "none.jsonl").losses) == 0
     assert len(read_history(tmp_path).losses) == 0
+
+
+def test_the_end_of_a_long_log_tells_where_the_run_stands(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": n, "loss": n / 10, "learning_rate": 1e-4} for n in range(1, 3001)]
+    lines += [{"step": 3000, "validation_loss": 0.5}]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"step": 3001, "lo')
+    end = read_end(path)
+    assert end.losses.last_step == 3000
+    assert end.losses.columns()["loss"][-1] == 300.0
+    assert end.validation == [(3000, 0.5)]
+    assert len(end.losses) < 1000
+    assert read_end(tmp_path / "none").losses.last_step == 0

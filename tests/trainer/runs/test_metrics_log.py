@@ -2,7 +2,12 @@ import json
 import math
 
 from sdxl_trainer.trainer.events import StepReport
-from sdxl_trainer.trainer.runs.metrics_log import MetricsLog, logged_held_out_losses, logged_losses
+from sdxl_trainer.trainer.runs.metrics_log import (
+    MetricsLog,
+    forget_measurement,
+    logged_held_out_losses,
+    logged_losses,
+)
 
 
 def a_step(number, loss=0.5):
@@ -66,3 +71,19 @@ def test_held_out_losses_are_lines_of_their_own_and_read_back(tmp_path):
     losses = logged_held_out_losses(path)
     assert (losses.base_loss, losses.best_step, losses.best_loss, losses.since_best) == (0.5, 2, 0.3, 2)
     assert (losses.last_step, losses.last_loss) == (4, 0.35)
+
+
+def test_one_measurement_is_taken_out_and_nothing_else(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        '{"step": 2, "validation_loss": 0.5}',
+        '{"step": 3, "loss": 0.25}',
+        '{"step": 3, "validation_loss": 0.125}',
+        '{"step": 3, "lo',
+    ]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    forget_measurement(path, 3)
+    assert path.read_text().splitlines() == [*lines[:2], lines[3]]
+    assert logged_held_out_losses(path).last_step == 2
+    forget_measurement(tmp_path / "none", 3)
+    assert not (tmp_path / "none").exists()

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sdxl_trainer.trainer.data.captions import literal_prompt
 from sdxl_trainer.trainer.errors import CancelledError, InputError
-from sdxl_trainer.trainer.runs.previews import newest_pictures
+from sdxl_trainer.trainer.runs.drawings import newest_pictures
 
 EVERY_2 = {"preview_every": 2, "steps": 2, "prompts": "a cat\n\n  a dog  "}
 

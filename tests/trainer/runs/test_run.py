@@ -53,12 +53,28 @@ def test_keeps_the_last_checkpoints_and_the_final_file_once(tiny_run, tmp_path, 
     assert names(tmp_path) == [f"cat-step{n:06d}.safetensors" for n in kept] + ["cat.safetensors"]
 
 
+def test_a_final_file_that_is_written_anew_from_its_state_is_not_just_reloaded(tiny_run, tmp_path):
+    first = tiny_run.run_tiny(tmp_path)
+    first.lora_path.unlink()
+    again = tiny_run.run_tiny(tmp_path)
+    assert (again.trained_steps, again.is_reloaded) == (0, False)
+    assert again.lora_path.exists()
+
+
+def test_what_is_done_after_the_last_step_is_told(tiny_run, tmp_path):
+    listener = tiny_run.StopAfter()
+    tiny_run.run_tiny(tmp_path, listener, steps=1)
+    assert listener.phases[-1] == ("writing the report", 0, 1)
+    assert "uploading" not in [name for name, *_ in listener.phases]
+
+
 def test_finished_run_is_reloaded_and_nothing_is_trained(tiny_run, tmp_path):
     first = tiny_run.run_tiny(tmp_path)
     written = first.lora_path.stat().st_mtime_ns
     model = tiny_run.TinyModel()
     second = tiny_run.run_tiny(tmp_path, model=model)
     assert (second.trained_steps, second.lora_path, second.steps) == (0, first.lora_path, 6)
+    assert (first.is_reloaded, second.is_reloaded) == (False, True)
     assert math.isclose(second.final_loss, first.final_loss)
     assert model.times_opened == model.encoded_pictures == 0
     assert first.lora_path.stat().st_mtime_ns == written

@@ -48,7 +48,7 @@ def test_arithmetic_counts_repeats_batches_and_accumulation(tiny_run, tmp_path):
     dataset = tiny_run.tiny_dataset(tmp_path, repeats=4)
     config = tiny_run.tiny_config(steps=10, batch_size=2, run={"gradient_accumulation": 2})
     assert describe_arithmetic(config, dataset) == (
-        "5 pictures, 20 samples an epoch / batch 2 x 2 = 5 steps an epoch; 10 steps = 2.0 epochs"
+        "5 pictures, 20 samples an epoch / batch 2 x 2 = 5 steps an epoch; 10 steps = 2 epochs"
     )
 
 
@@ -75,7 +75,8 @@ def test_why_a_run_ended_is_told_from_what_was_asked_and_from_what_was_measured(
         (line,) = [line for line in lines if line.startswith("ended at")]
         return line.removeprefix("ended at step 4 of 6")
 
-    asked, gave_up = " because it was asked to", ": the held-out loss had not fallen for 2 measurements"
+    asked = " because it was asked to; set resume to 'continue' to go on"
+    gave_up = ": the held-out loss had not fallen for 2 measurements"
     lost = {"last_step": 4, "since_best": 2}
     assert ending() == ending(asked_end=4) == asked
     assert ending(2, **lost).startswith(gave_up)

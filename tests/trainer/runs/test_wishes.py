@@ -1,6 +1,7 @@
 """What is asked of a run on its way: granted between two steps, and the training is the same."""
 
 import json
+import re
 import time
 
 import pytest
@@ -181,6 +182,8 @@ class TestFinish:
         assert (again.trained_steps, again.steps, again.lora_path) == (0, 3, first.lora_path)
         assert model.times_opened == 0
         assert "ended at step 3 of 6 because it was asked to" in again.report
+        assert "set resume to 'continue' to go on" in again.report
+        assert (first.is_reloaded, again.is_reloaded) == (False, True)
 
     def test_nor_in_another_form_nor_when_it_was_killed_before_its_last_file(
         self, tiny_run, tmp_path, asking
@@ -191,6 +194,7 @@ class TestFinish:
         other.lora_path.unlink()
         again = tiny_run.run_tiny(tmp_path, run={"save_precision": "fp32"})
         assert (again.trained_steps, again.steps) == (0, 3)
+        assert not again.is_reloaded  # its file was written only now
         assert "ended at step 3 of 6 because it was asked to" in again.report
 
     def test_a_run_that_was_taken_up_before_its_end_goes_on_past_it(self, tiny_run, tmp_path, asking):
@@ -201,6 +205,65 @@ class TestFinish:
         with pytest.raises(CancelledError):
             tiny_run.run_tiny(tmp_path, tiny_run.StopAfter(5))
         assert tiny_run.run_tiny(tmp_path).steps == 6
+
+    @pytest.mark.parametrize("name", RUNS)
+    @pytest.mark.parametrize("how", [{"resume": "continue"}, {"run": {"resume_from_step": 3}}])
+    def test_it_goes_on_to_its_planned_steps_where_that_is_wanted(
+        self, tiny_run, tmp_path, asking, name, how
+    ):
+        tiny_run.draw_pictures(tmp_path / "pictures", captions=["TOK"] * 5)
+        values = {"dataset": tiny_run.tiny_dataset(tmp_path), **RUNS[name]}
+        again = {**values, **how, "run": {**values.get("run", {}), **how.get("run", {})}}
+        plain = tiny_run.run_tiny(tmp_path / "a", **values)
+        assert tiny_run.run_tiny(tmp_path / "b", asking({3: ["finish"]}), **values).steps == 3
+        result = tiny_run.run_tiny(tmp_path / "b", **again)
+        assert (result.steps, result.resumed_from, result.trained_steps) == (6, 3, 3)
+        tensors = [load_file(one.lora_path) for one in (plain, result)]
+        assert tensors[0].keys() == tensors[1].keys()
+        assert all(tensors[0][key].equal(tensors[1][key]) for key in tensors[0])
+        assert state_digest(tmp_path / "a") == state_digest(tmp_path / "b")
+        assert result.held_out == plain.held_out
+        assert "asked" not in result.report
+        reloaded = tiny_run.run_tiny(tmp_path / "b", **again)
+        assert (reloaded.trained_steps, reloaded.held_out) == (0, plain.held_out)
+
+    def test_broken_off_on_its_way_past_the_end_it_goes_on_by_itself(self, tiny_run, tmp_path, asking):
+        plain = tiny_run.run_tiny(tmp_path / "a")
+        first = tiny_run.run_tiny(tmp_path / "b", asking({2: ["finish"]})).lora_path.read_bytes()
+        with pytest.raises(CancelledError):
+            tiny_run.run_tiny(tmp_path / "b", asking(stop_at=4), resume="continue")
+        assert (tmp_path / "b/loras/cat.safetensors").read_bytes() == first
+        result = tiny_run.run_tiny(tmp_path / "b")
+        assert (result.resumed_from, result.steps) == (4, 6)
+        assert same_files(plain, result)
+
+    def test_killed_before_it_saved_anything_it_can_still_go_past_its_end(self, tiny_run, tmp_path, asking):
+        class Killed(asking):
+            def step(self, report):
+                super().step(report)
+                if report.step == 4:
+                    raise KeyboardInterrupt
+
+        tiny_run.run_tiny(tmp_path, asking({3: ["finish"]}))
+        with pytest.raises(KeyboardInterrupt):
+            tiny_run.run_tiny(tmp_path, Killed(), resume="continue")
+        for path in list_states(tmp_path / "runs/cat/state"):
+            if step_of(path) > 3:
+                path.unlink()
+        (tmp_path / "loras/cat-step000004.safetensors").unlink(missing_ok=True)
+        assert tiny_run.run_tiny(tmp_path).trained_steps == 0
+        assert tiny_run.run_tiny(tmp_path, resume="continue").steps == 6
+
+    def test_a_run_that_lost_patience_does_not_go_on(self, tiny_run, tmp_path, asking):
+        values = {
+            "steps": 40,
+            "lora": {"rank": 8},
+            "optimizer": {"learning_rate": 1.0, "lr_schedule": "constant"},
+            "validation": {**SHARE, "validate_every": 2, "early_stop_patience": 2},
+        }
+        steps = tiny_run.run_tiny(tmp_path, **values).steps
+        again = tiny_run.run_tiny(tmp_path, resume="continue", **values)
+        assert (again.steps, again.trained_steps) == (steps, 0)
 
     def test_before_the_first_step_it_waits_for_one(self, tiny_run, tmp_path, asking):
         result = tiny_run.run_tiny(tmp_path, asking({0: ["finish"]}))
@@ -309,6 +372,31 @@ class TestSave:
         tiny_run.run_tiny(tmp_path, asking({5: ["save"]}), run={"save_every": 2, "keep_last": 1})
         assert names(tmp_path) == [f"cat{end}.safetensors" for end in ("-step000004", "-step000005", "")]
 
+    def test_only_the_newest_two_that_are_still_there_keep_their_state(self, tiny_run, tmp_path, asking):
+        class Removing(asking):
+            def step(self, report):
+                super().step(report)
+                if report.step == 7:
+                    (tmp_path / "loras" / "cat-step000004.safetensors").unlink()
+
+        listener = Removing({step: ["save"] for step in (1, 2, 3, 4)}, stop_at=8)
+        with pytest.raises(CancelledError):
+            tiny_run.run_tiny(tmp_path, listener, steps=9, **KEEP_1)
+        assert states(tmp_path) == [3, 7, 8]  # those of 1 and 2 went on the way, that of 4 after its LoRA
+        assert [name for name in names(tmp_path) if name < "cat-step000005"] == [
+            f"cat-step00000{step}.safetensors" for step in (1, 2, 3)
+        ]
+
+    def test_room_for_their_states_is_asked_for_where_somebody_may_ask(self, tiny_run, tmp_path, asking):
+        def needed(folder, *listener):
+            with pytest.raises(InputError, match=r"need [\d,]+ MiB") as refused:
+                tiny_run.run_tiny(folder, *listener, lora={"rank": 32, "targets": "attention+ff+conv"})
+            return float(re.search(r"need ([\d,]+) MiB", str(refused.value))[1].replace(",", ""))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 0}))
+            assert needed(tmp_path / "b", asking()) > 1.3 * needed(tmp_path / "a")
+
     def test_one_that_the_user_removed_is_asked_for_no_more(self, tiny_run, tmp_path, asking):
         with pytest.raises(CancelledError):
             tiny_run.run_tiny(tmp_path, asking({2: ["save"]}, stop_at=3))
@@ -391,6 +479,40 @@ class TestPause:
                 tiny_run.run_tiny(tmp_path, Forever())
             assert cancelled.value.step == 3
             assert names(tmp_path) == ["cat-step000003.safetensors"]
+
+    def test_asked_to_end_before_it_may_it_takes_the_steps_that_it_needs(self, tiny_run, tmp_path, asking):
+        """Paused for good, and the first captions hold no new word: nothing has moved yet."""
+
+        class Forever(asking):
+            looks = 0
+
+            def is_paused(self):
+                self.looks += self.heard_step >= 1
+                assert self.looks < 50
+                self.wishes = {1: ["finish"]} if self.looks == 2 else self.wishes
+                return self.heard_step >= 1
+
+        captions = ["nothing of it", "nothing of it", "nothing of it", "nothing of it", "TOK"]
+        tiny_run.draw_pictures(tmp_path / "pictures", captions=captions)
+        values = {"pivotal": {"token": "TOK", "ti_fraction": 1.0}, "objective": {"caption_dropout": 0.0}}
+        dataset = tiny_run.tiny_dataset(tmp_path)
+        assert 1 < tiny_run.run_tiny(tmp_path, Forever(), dataset=dataset, steps=8, **values).steps < 8
+
+    def test_asked_to_end_and_to_go_on_at_once_it_takes_no_further_step(self, tiny_run, tmp_path, asking):
+        class AtOnce(asking):
+            """Between two looks the pause is over and the end is asked for."""
+
+            looks = 0
+
+            def is_paused(self):
+                if self.heard_step < 3:
+                    return False
+                self.looks += 1
+                if self.looks == 2:
+                    self.wishes = {3: ["finish"]}
+                return self.looks < 2
+
+        assert tiny_run.run_tiny(tmp_path, AtOnce()).steps == 3
 
 
 class TestCancel:
@@ -480,7 +602,7 @@ def test_what_a_run_does_is_told(tiny_run, tmp_path, asking):
         3: [],
         4: ["measuring", "saving", "sampling", "training"],
         5: ["paused", "training"],
-        6: ["measuring", "saving", "sampling"],
+        6: ["ending", "measuring", "saving", "sampling"],
     }
 
 
@@ -488,4 +610,10 @@ def test_a_run_that_is_cancelled_says_that_it_saves(tiny_run, tmp_path, asking):
     listener = asking(stop_at=2)
     with pytest.raises(CancelledError):
         tiny_run.run_tiny(tmp_path, listener)
-    assert listener.doing_at(2) == ["saving"]
+    assert listener.doing_at(2) == ["ending", "saving"]
+
+
+def test_a_run_that_ends_early_says_so_before_it_does_anything_else(tiny_run, tmp_path, asking):
+    listener = asking({3: ["finish"]})
+    tiny_run.run_tiny(tmp_path, listener, validation={**SHARE, "validate_every": 5})
+    assert listener.doing_at(3) == ["ending", "measuring", "saving"]

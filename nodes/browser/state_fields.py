@@ -1,17 +1,14 @@
 """What a browser knows of one run: every field of it, as it is before anything is known."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+from ...trainer.runs.without_folders import without_folders
 
 LIVE = ("training", "measuring", "sampling", "saving", "paused")
 """States of a run that takes steps."""
 MOST_CHARACTERS = 1000  # of a message
-
-# an absolute path with a folder in it; not the middle of a relative one, nor an address of the web
-_PATH = re.compile(
-    r"(?<![\w.~/\\-])(?!(?<=:)//)(?:[A-Za-z]:)?(?:[\\/]+[^\\/\s'\":;,]+)+[\\/]([^\\/\s'\":;,]+)"
-)
 
 
 def blank_state() -> dict[str, Any]:
@@ -63,6 +60,6 @@ def validation_columns(measured: Sequence[tuple[int, float | None]]) -> dict[str
     }
 
 
-def without_folders(text: str) -> str:
-    """`text` with the names of files in place of their paths: a browser may be on another machine."""
-    return _PATH.sub(r"\1", text)[:MOST_CHARACTERS]
+def shown_message(text: str, folders: Iterable[Path] = ()) -> str:
+    """`text` as a browser may have it, which may be on another machine; `folders` are known to the run."""
+    return without_folders(text, folders)[:MOST_CHARACTERS]
