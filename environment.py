@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,10 @@ PACK_REQUIREMENTS = ROOT / "requirements.txt"
 TEST_RUNNER = "pytest==9.2.0"
 STAMP = "sdxl_trainer_stamp.txt"
 PACK_LINK = "sdxl-trainer"
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NO_CHROMIUM = (
+    "No Chromium found: the browser tests are skipped. Install Chromium, or set CHROMIUM_PATH to its program."
+)
 START_SECONDS = 300
 
 
@@ -73,6 +78,14 @@ def _comfyui_version(folder: Path) -> str:
         if found:
             return found[1]
     return "unknown"
+
+
+def find_chromium() -> Path | None:
+    """The browser of the browser tests: CHROMIUM_PATH, else a Chromium or Chrome on PATH."""
+    chosen = os.environ.get("CHROMIUM_PATH")
+    names = [chosen] if chosen else CHROMIUM_NAMES
+    found = (shutil.which(name) for name in names)
+    return next((Path(program) for program in found if program), None)
 
 
 def make_environment(folder: Path, requirements: Path = OWN_REQUIREMENTS) -> Path:

@@ -1,8 +1,8 @@
 """What all tests share: the pack under one name, the bundled assets, no network, and the real ComfyUI.
 
 The pack's folder is loaded as the package `sdxl_trainer`, in the way ComfyUI loads custom nodes, so that
-relative imports work whatever the folder is called. Tests under tests/host and tests/nodes are marked
-`host`: they need a ComfyUI and its packages, which `python3 tests/run.py` brings together. Those under
+relative imports work whatever the folder is called. Tests under tests/host, tests/nodes and tests/browser are
+marked `host`: they need a ComfyUI and its packages, which `python3 tests/run.py` brings together. Those under
 tests/learning are marked `learning`: each trains for a minute.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HOST_FOLDERS = ("host", "nodes")
+HOST_FOLDERS = ("host", "nodes", "browser")
 LEARNING_FOLDER = "learning"
 STAND_IN_SCRIPTS = ROOT / "assets" / "stand_in"
 NO_COMFYUI = "no ComfyUI found: set COMFYUI_PATH to its folder to run the tests that need it"

@@ -2,7 +2,8 @@
 
 Needs nothing but Python 3.10 or newer: it makes `.venv`, runs the default suite there, then the tests
 that train until something is learned, then the host tests in every ComfyUI it finds, each with that
-ComfyUI's own packages, then the style checks. Ends non-zero when anything failed.
+ComfyUI's own packages and, where there is a Chromium, with its frontend in that browser, then the style
+checks. Ends non-zero when anything failed.
 """
 
 import sys
@@ -22,12 +23,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from environment import ComfyUI, SetupError, comfy_environment, find_comfyui, make_environment  # noqa: E402
+from environment import (  # noqa: E402
+    NO_CHROMIUM,
+    ComfyUI,
+    SetupError,
+    comfy_environment,
+    find_chromium,
+    find_comfyui,
+    make_environment,
+)
 
 NO_TESTS_COLLECTED = 5  # pytest's exit status
-HOST_FOLDERS = ("tests/host", "tests/nodes")
-HOST_PACKAGES = ("timm==1.0.31",)
-"""Optional packages whose use is tested beside ComfyUI's torchvision, which they need."""
+HOST_FOLDERS = ("tests/host", "tests/nodes", "tests/browser")
+HOST_PACKAGES = ("timm==1.0.31", "playwright==1.65.2")
+"""What is tested beside ComfyUI's packages: timm needs its torchvision, playwright drives its frontend."""
 MOST_WORKERS = 4  # each takes 1 GB
 
 
@@ -61,7 +70,9 @@ def _read_counts(record: Path) -> Counter[str]:
 
 def run_host_tests(comfy: ComfyUI, options: Sequence[str]) -> Counter[str]:
     """The tests marked `host`, beside the modules and packages of one ComfyUI."""
-    announce(f"host tests in ComfyUI {comfy.version} at {comfy.folder}")
+    announce(f"host and browser tests in ComfyUI {comfy.version} at {comfy.folder}")
+    if not find_chromium():
+        print(NO_CHROMIUM, flush=True)
     try:
         python = comfy_environment(comfy, HOST_PACKAGES)
     except SetupError as fault:

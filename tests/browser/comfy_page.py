@@ -33,6 +33,7 @@ QUIET = {
     "Comfy.Sidebar.Location": "left",
     "Comfy.Workflow.ShowMissingModelsWarning": False,
     "Comfy.RightSidePanel.ShowErrorsTab": False,
+    "Comfy.RightSidePanel.IsOpen": False,
 }
 """Settings of a user who has been here before: no dialog lies over the canvas."""
 READY = """() => window.app?.graph && window.LiteGraph?.registered_node_types
@@ -43,6 +44,7 @@ CORES_QUESTION = re.compile(r"\b404\b.*/docs/\w+/[\w-]+\.md")
 QUEUE_BUTTON = "[data-testid=queue-button], button.p-splitbutton-button[aria-label=Run]"
 TRAINERS = ("SDXLTrainer_TrainSDXLLoRA", "SDXLTrainer_PivotalTuning")
 SECONDS = 60
+ACTION_SECONDS = 20
 POLL = 100  # milliseconds
 
 
@@ -80,7 +82,8 @@ class ComfyPage:
     def __init__(self, tab, url):
         self.tab, self.url = tab, url
         self.complaints = []
-        tab.set_default_timeout(SECONDS * 1000)
+        tab.set_default_timeout(ACTION_SECONDS * 1000)
+        tab.set_default_navigation_timeout(SECONDS * 1000)
         tab.on("console", self._hear)
         tab.on("pageerror", lambda error: self._note(f"page error: {error} {error.stack or ''}"))
 
@@ -185,6 +188,19 @@ class ComfyPage:
                 app.canvas.setDirty(true, true);
             }""",
             [node_type, zoom],
+        )
+
+    def show_node(self, node, zoom=1.0):
+        """Bring the node of an id to the left of the canvas."""
+        self.do(
+            """([id, zoom]) => {
+                const node = app.graph.nodes.find((node) => String(node.id) === id);
+                app.canvas.ds.scale = zoom;
+                app.canvas.ds.offset[0] = 120 / zoom - node.pos[0];
+                app.canvas.ds.offset[1] = 130 / zoom - node.pos[1];
+                app.canvas.setDirty(true, true);
+            }""",
+            [node, zoom],
         )
 
     def fit(self):

@@ -27,7 +27,7 @@ _INK, _FAINT, _ACCENT, _SOFT = "#222222", "#67675f", "#b3380f", "#fbeee8"
 _TITLE, _HEADING, _TEXT, _SMALL = 52, 30, 22, 18
 _LARGEST_CELL, _FRAME = 320, 6
 _MOST_CHECKS, _MOST_NOTES, _MOST_LINES, _LONGEST_VALUE = 6, 8, 2, 60
-_SHARE_OF_SHEET = 0.4  # of the room that the previews and the sheet have together
+_SHARE_OF_SHEET = 0.25  # of the room that the previews and the sheet have together
 
 
 def picture_report(facts: ReportFacts) -> Image.Image:
