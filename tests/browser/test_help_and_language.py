@@ -34,11 +34,9 @@ def test_the_template_browser_lists_every_workflow_with_its_picture(page, workfl
     dialog = page.tab.get_by_role("dialog")
     dialog.get_by_text("sdxl-trainer", exact=True).first.click()
     page.wait("(count) => document.querySelectorAll('[role=dialog] img').length === count", len(workflows))
-    # each is fetched when it comes into view
-    for picture in dialog.locator("img").all():
-        picture.evaluate("(image) => image.parentElement.scrollIntoView()")
-        page.settle()
-    page.wait(IMAGES_LOADED, "[role=dialog] img")
+    for index in range(len(workflows)):  # each is fetched when it comes into view, and may be let go after it
+        dialog.locator("img").nth(index).evaluate("(image) => image.parentElement.scrollIntoView()")
+        page.wait("(n) => document.querySelectorAll('[role=dialog] img')[n].naturalWidth > 0", index)
     words = dialog.inner_text()
     missing = [name for name in workflows if Path(name).stem not in words.replace(" ", "_")]
     assert missing == []

@@ -40,6 +40,10 @@ LAY_OUT = """(places) => {
         if (node.type === "StandInLoader") node.title = "Load Checkpoint (stand-in)";
     }
 }"""
+LOOK_IS_FRESH = """() => {
+    const look = document.querySelector("[data-sdxl-trainer=dataset-look]");
+    return look.dataset.busy === "false" && look.textContent.includes("= 150 epochs");
+}"""
 VIEW = """([width, edge]) => {
     document.querySelectorAll(".p-toast-close-button").forEach((button) => button.click());
     app.canvas.deselectAll?.();
@@ -76,7 +80,7 @@ def test_the_example_is_trained_to_its_end(page, open_training):
     panel.wait_for_pictures(STEPS // EVERY)
     page.do(VIEW, [WIDTH, EDGE])
     page.wait("() => document.querySelectorAll('.p-toast-message').length === 0")
-    page.wait("() => document.querySelector('[data-sdxl-trainer=dataset-look]').dataset.busy === 'false'")
+    page.wait(LOOK_IS_FRESH)
     clip = page.do(VIEW, [WIDTH, EDGE])
     page.settle()
     file = Path(FOLDER) / "training_in_comfyui.png"
