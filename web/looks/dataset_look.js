@@ -6,7 +6,7 @@ import { titleOf, trainerOf } from "./graph_links.js";
 import { Follower, isInView } from "./follower.js";
 import { datasetAsk, settingsAsk, widgetsOf } from "./node_values.js";
 import { openSheet } from "./sheet_layer.js";
-import { epochSentence, lengthText } from "./words.js";
+import { epochText, lengthText, samplesSentence } from "./words.js";
 
 const WIDGET = "sdxl_trainer_look";
 const SHEET_CAP = 280; // pixels of a sheet's height
@@ -176,11 +176,12 @@ export class DatasetLook {
         this.#answer = answer;
         this.#setBusy("pictures", false);
         const isBad = typeof answer.error === "string";
-        setText(this.#parts.sentence, isBad ? "" : epochSentence(this.#texts, answer));
+        setText(this.#parts.sentence, isBad ? "" : samplesSentence(this.#texts, answer));
         setText(this.#parts.error, isBad ? this.#whatIsBad(answer) : "");
         this.#parts.error.classList.toggle("sdxlt-look-todo", Boolean(answer.is_missing));
         show(this.#parts.error, isBad);
         if (isBad) setText(this.#parts.steps, "");
+        else if (!trainerOf(this.#app, this.#node)) this.#showStepsAlone();
         this.#showNotes(isBad ? null : answer);
         this.#showSheet(isBad ? "" : answer.sheet);
         this.#fit();
@@ -229,13 +230,22 @@ export class DatasetLook {
     #stepsChanged(question) {
         this.#setBusy("steps", question !== null);
         const isTrained = trainerOf(this.#app, this.#node) !== null;
-        if (this.#answer && !isTrained) setText(this.#parts.steps, "");
+        if (this.#answer && !isTrained) this.#showStepsAlone();
+    }
+
+    /** What an epoch is for a trainer that nothing is known of: at batch 1. */
+    #showStepsAlone() {
+        if (typeof this.#answer.error === "string") return;
+        const numbers = { batch: 1, accumulation: 1, an_epoch: this.#answer.steps };
+        setText(this.#parts.steps, epochText(this.#texts, numbers));
     }
 
     #stepsAnswered(answer) {
         this.#setBusy("steps", false);
         const trainer = trainerOf(this.#app, this.#node);
-        setText(this.#parts.steps, answer.steps ? `→ ${lengthText(this.#texts, answer)}` : "");
+        const parts = answer.numbers ? [epochText(this.#texts, answer.numbers)] : [];
+        if (answer.steps) parts.push(`→ ${lengthText(this.#texts, answer)}`);
+        setText(this.#parts.steps, parts.join(" "));
         this.#parts.steps.title = trainer ? this.#texts("looks.steps_of", { title: titleOf(trainer) }) : "";
         this.#fit();
     }

@@ -31,21 +31,33 @@ export function counted(texts, what, count) {
 
 /**
  * @param {Words} texts
- * @param {{repeats: [number, number][], samples: number, steps: number}} answer
- * @returns {string} From the pictures of a dataset to the steps of an epoch.
+ * @param {{repeats: [number, number][], samples: number}} answer
+ * @returns {string} From the pictures of a dataset to the samples of an epoch.
  */
-export function epochSentence(texts, { repeats, samples, steps }) {
+export function samplesSentence(texts, { repeats, samples }) {
     const terms = repeats.map(([pictures, times]) =>
         texts("looks.term", {
             pictures: counted(texts, "picture", pictures),
             repeats: counted(texts, "repeat", times),
         }),
     );
-    return texts("looks.epoch_of", {
-        terms: terms.join(" + "),
-        samples: counted(texts, "sample", samples),
-        steps: counted(texts, "step", steps),
+    return texts("looks.samples_of", { terms: terms.join(" + "), samples: counted(texts, "sample", samples) });
+}
+
+/**
+ * @param {Words} texts
+ * @param {{batch: number, accumulation: number, an_epoch: number}} numbers
+ * @returns {string} Steps of an epoch, as in "at batch 4: 3 steps an epoch".
+ */
+export function epochText(texts, { batch, accumulation, an_epoch }) {
+    return texts("looks.at_batch", {
+        batch: batchText(texts, batch, accumulation),
+        steps: counted(texts, "step", an_epoch),
     });
+}
+
+function batchText(texts, batch, accumulation) {
+    return texts(accumulation > 1 ? "looks.batch_accumulated" : "looks.batch", { batch, accumulation });
 }
 
 /**
@@ -66,11 +78,10 @@ export function lengthText(texts, { steps, epochs }) {
 export function runSentence(texts, answer) {
     if (!answer.numbers) return "";
     const { pictures, samples, batch, accumulation, an_epoch } = answer.numbers;
-    const key = accumulation > 1 ? "looks.batch_accumulated" : "looks.batch";
     return texts("looks.run_of", {
         pictures: counted(texts, "picture", pictures),
         samples: counted(texts, "sample", samples),
-        batch: texts(key, { batch, accumulation }),
+        batch: batchText(texts, batch, accumulation),
         steps: counted(texts, "step", an_epoch),
         length: lengthText(texts, answer),
     });
