@@ -55,9 +55,8 @@ class RunEvents:
         try:
             threading.Thread(target=self._work, name="SDXL Trainer: events", daemon=True).start()
             self._has_thread = True
-        except (
-            RuntimeError
-        ) as error:  # no thread is to be had now, or Python ends: the next change tries again
+        except RuntimeError as error:
+            # no thread is to be had now, or Python ends: the next change tries again
             log.debug("events wait: %s", error)
 
     def _work(self) -> None:
