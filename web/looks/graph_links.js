@@ -24,7 +24,7 @@ export function isLoadDataset(node) {
 }
 
 /** @param {any} node @returns {boolean} */
-export function isTrainer(node) {
+function isTrainer(node) {
     return TRAINERS.has(typeOf(node));
 }
 

@@ -14,7 +14,7 @@ const COUNTED = {
  * @param {number} value
  * @returns {string} As in "1,200", "7.5" and "110".
  */
-export function numberText(value) {
+function numberText(value) {
     return Number(value).toLocaleString("en-US", { maximumFractionDigits: 1 });
 }
 
@@ -24,7 +24,7 @@ export function numberText(value) {
  * @param {number} count
  * @returns {string} As in "1 picture" and "12 pictures".
  */
-export function counted(texts, what, count) {
+function counted(texts, what, count) {
     const [one, many] = COUNTED[what];
     return texts(count === 1 ? one : many, { count: numberText(count) });
 }

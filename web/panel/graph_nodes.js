@@ -9,7 +9,7 @@ function rootOf(app) {
  * @param {any} app ComfyUI's app.
  * @returns {string} Id of the open workflow, "" when it has none.
  */
-export function workflowOf(app) {
+function workflowOf(app) {
     return String(rootOf(app)?.id ?? "");
 }
 
@@ -18,7 +18,7 @@ export function workflowOf(app) {
  * @param {string} executionId
  * @returns {any|null} The node, or null where the open workflow has none there.
  */
-export function nodeOfExecution(app, executionId) {
+function nodeOfExecution(app, executionId) {
     let graph = rootOf(app);
     let node = null;
     for (const id of String(executionId).split(":")) {

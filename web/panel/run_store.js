@@ -6,7 +6,7 @@
 
 import { RunHistory } from "./run_history.js";
 
-export const RUN_EVENT = "sdxl_trainer.run";
+const RUN_EVENT = "sdxl_trainer.run";
 export const LIVE_STATES = new Set(["preparing", "training", "measuring", "sampling", "saving", "paused"]);
 const ROUTE = "/sdxl_trainer/runs";
 const MOST_POINTS = 4000;
