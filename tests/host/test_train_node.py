@@ -76,8 +76,9 @@ def test_what_the_panel_keeps_of_a_run_keeps_no_model_alive(train, folders):
 
 
 PLAIN = {
-    *("LiveRun", "LossHistory", "_Point", "Wishes", "RunEvents", "bool", "int", "float", "str", "NoneType"),
-    *("dict", "list", "set", "deque", "tuple", "method", "lock", "PosixPath", "WindowsPath"),
+    *("LiveRun", "LossHistory", "_Point", "AskedWishes", "RunStart", "RunEvents", "Condition", "RLock"),
+    *("bool", "int", "float", "str", "NoneType", "dict", "list", "set", "deque", "tuple", "method", "lock"),
+    *("PosixPath", "WindowsPath"),
 }
 
 
@@ -159,7 +160,7 @@ def test_clip_comes_out_with_the_layers_of_its_encoders_and_no_others(train, tra
     from sdxl_trainer.trainer.config import TextEncoderConfig
 
     rates = {"clip_l_learning_rate": 1e-2, "clip_g_learning_rate": 1e-2}
-    _, clip, lora, _, _, report = train(
+    _, clip, lora, _, _, report, _ = train(
         text_encoder_settings=TextEncoderConfig(train_text_encoder=trained, **rates)
     )
     expected = {"off": set(), "clip_l": {"clip_l"}, "both": {"clip_l", "clip_g"}}[trained]
