@@ -55,16 +55,3 @@ def test_the_category_is_translated(pack_folder, nodes):
     for language in ("en", "zh"):
         main = json.loads((pack_folder / f"locales/{language}/main.json").read_text("utf-8"))
         assert list(main["nodeCategories"]) == [category]
-
-
-def test_comfyui_reads_all_of_it_from_the_packs_folder(tmp_path, monkeypatch, pack_folder):
-    import folder_paths
-    from app.custom_node_manager import CustomNodeManager
-
-    (tmp_path / "trainer").symlink_to(pack_folder)
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "custom_nodes", ([str(tmp_path)], set()))
-    read = CustomNodeManager().build_translations()
-    for language in ("en", "zh"):
-        own = pack_folder / "locales" / language
-        main = json.loads((own / "main.json").read_text("utf-8"))
-        assert read[language] == {**main, "nodeDefs": json.loads((own / "nodeDefs.json").read_text("utf-8"))}
