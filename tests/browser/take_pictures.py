@@ -169,6 +169,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="nodes, such as LoadDataset; default: all")
     names = parser.parse_args().names or list(SCENES)
+    if unknown := set(names) - set(SCENES):
+        parser.error(f"no such node: {', '.join(sorted(unknown))}; there are {', '.join(SCENES)}")
     comfy = find_comfyui()[-1]  # the newest by its folder's name
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
