@@ -179,28 +179,22 @@ class ComfyPage:
 
     def show(self, node_type, zoom=1.0):
         """Bring the first node of a type to the left of the canvas, under the menu."""
-        self.do(
-            """([type, zoom]) => {
-                const node = app.canvas.graph.nodes.find((node) => node.type === type);
-                app.canvas.ds.scale = zoom;
-                app.canvas.ds.offset[0] = 120 / zoom - node.pos[0];
-                app.canvas.ds.offset[1] = 130 / zoom - node.pos[1];
-                app.canvas.setDirty(true, true);
-            }""",
-            [node_type, zoom],
-        )
+        self._bring("app.canvas.graph.nodes.find((node) => node.type === wanted)", node_type, zoom)
 
     def show_node(self, node, zoom=1.0):
         """Bring the node of an id to the left of the canvas."""
+        self._bring("app.graph.nodes.find((node) => String(node.id) === wanted)", node, zoom)
+
+    def _bring(self, finding, wanted, zoom):
         self.do(
-            """([id, zoom]) => {
-                const node = app.graph.nodes.find((node) => String(node.id) === id);
+            f"""([wanted, zoom]) => {{
+                const node = {finding};
                 app.canvas.ds.scale = zoom;
                 app.canvas.ds.offset[0] = 120 / zoom - node.pos[0];
                 app.canvas.ds.offset[1] = 130 / zoom - node.pos[1];
                 app.canvas.setDirty(true, true);
-            }""",
-            [node, zoom],
+            }}""",
+            [wanted, zoom],
         )
 
     def fit(self):

@@ -1,23 +1,11 @@
 """ClassImages, DatasetMasks and JoinDatasets called as ComfyUI calls them, on good and on bad input."""
 
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-
-@pytest.fixture
-def input_folder(tmp_path, monkeypatch, example_folder):
-    """ComfyUI's input folder with the example pictures as input/zorp."""
-    import folder_paths
-
-    folder = tmp_path / "input"
-    shutil.copytree(example_folder, folder / "zorp")
-    monkeypatch.setattr(folder_paths, "input_directory", str(folder))
-    return folder
 
 
 @pytest.fixture
